@@ -1,0 +1,223 @@
+"""One `RunConfig` for the form, the command line, the cache key and the manifest.
+
+>>> make_config("lab", k=20).k
+20
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from helpers.errors import UserError
+
+POSITIONS = ("tbg", "answer_last", "answer_second_last", "answer_mean", "think_end")
+
+
+def _execution(default: Any, **kwargs: Any) -> Any:
+    """A field that changes how fast or where something runs, and nothing in the results."""
+    return Field(default, json_schema_extra={"execution": True}, **kwargs)
+
+
+class RunConfig(BaseModel):
+    """Everything that determines a run, and where and how it is executed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    preset: str = Field("lab", description="the preset that the other values started from")
+    model: str = Field("lab", description="language model: 'lab', a hub name, or a local folder")
+    questions: str = Field(
+        "lab",
+        description="'lab', 'lab:ood', a hub data set such as 'openai/gsm8k', or a JSONL file",
+    )
+    limit: int = Field(400, ge=1, le=1_000_000, description="number of questions")
+    k: int = Field(10, ge=2, le=1000, description="answers sampled for each question")
+    temperature: float = Field(1.0, ge=0, le=10, description="sampling temperature")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus: smallest set with this probability")
+    max_new_tokens: int = Field(32, ge=1, le=32_768, description="longest answer, in tokens")
+    seed: int = Field(0, ge=0, description="seed of the subset, the samples and the resampling")
+    prompt_template: str = Field(
+        "Question: {question}\nAnswer:", description="prompt; {question} stands for the question"
+    )
+    chat: bool = Field(False, description="wrap the prompt in the tokenizer's chat template")
+    thinking: bool = Field(False, description="ask the chat template for thinking before answering")
+    stop: tuple[str, ...] = Field((), description="texts that end an answer (they are cut off)")
+    judge: Literal["nli", "cosine", "final-answer"] = Field(
+        "nli", description="who says whether two answers mean the same"
+    )
+    judge_model: str = Field("lab", description="NLI classifier: 'lab', a hub name, or a folder")
+    embedding_model: str = Field(
+        "sentence-transformers/all-MiniLM-L6-v2", description="sentence encoder of the cosine judge"
+    )
+    entailment: Literal["strict", "no-contradiction"] = Field(
+        "strict",
+        description="same meaning: both directions entail; or no contradiction and not both neutral",
+    )
+    condition_on_question: bool = Field(
+        False, description="put the question in front of both answers before judging"
+    )
+    cosine_threshold: float | None = Field(
+        None,
+        gt=-1,
+        lt=1,
+        description="similarity that counts as same; default: chosen on validation",
+    )
+    positions: tuple[str, ...] = Field(
+        ("tbg", "answer_last", "answer_second_last", "answer_mean"),
+        description="where hidden states are read: " + ", ".join(POSITIONS),
+    )
+    n_bootstrap: int = Field(2000, ge=100, le=100_000, description="resamples for each interval")
+    n_permutations: int = Field(2000, ge=1000, le=100_000, description="permutations for p-values")
+
+    batch_size: int = _execution(256, ge=1, le=65_536, description="sequences generated at once")
+    judge_batch_size: int = _execution(256, ge=1, le=65_536, description="pairs judged at once")
+    device: str = _execution("auto", description="auto, cpu, cuda, cuda:1, mps")
+    judge_device: str = _execution("cpu", description="where the judge runs: cpu, cuda, auto, …")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="number type of the model; auto: float32 on CPU, else the checkpoint's"
+    )
+    threads: int = _execution(0, ge=0, le=1024, description="CPU threads; 0: as many as are free")
+    cache_dir: Path = _execution(
+        Path(".cache/uncertainty-probes"), description="folder of stored results, for resuming"
+    )
+    out: Path = _execution(Path("outputs"), description="folder in which the run folder is made")
+
+    @model_validator(mode="after")
+    def _combinations(self) -> RunConfig:
+        if self.temperature == 0:
+            raise ValueError(
+                f"temperature is 0 with k = {self.k}: every sample would be the same answer; "
+                "use a temperature above 0 (the most likely answer is computed anyway)"
+            )
+        if "{question}" not in self.prompt_template:
+            raise ValueError("prompt_template has no {question} in it; add it")
+        unknown = [p for p in self.positions if p not in POSITIONS]
+        if unknown or not self.positions:
+            raise ValueError(
+                f"positions has {unknown or 'nothing'}; choose from {', '.join(POSITIONS)}"
+            )
+        return self
+
+    def results_fields(self) -> dict[str, Any]:
+        """The fields that determine the results, without those that only say how to execute."""
+        fields = self.model_dump(mode="json")
+        return {name: fields[name] for name in fields if not is_execution(name)}
+
+    def run_name(self) -> str:
+        """The run folder's name: the preset and eight digits of the config's hash."""
+        text = json.dumps(self.results_fields(), sort_keys=True)
+        return f"{self.preset}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run is written."""
+        return self.out / self.run_name()
+
+
+def is_execution(field: str) -> bool:
+    """Whether a field only says how or where to execute."""
+    extra = RunConfig.model_fields[field].json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("execution"))
+
+
+_GSM8K: dict[str, Any] = {
+    "questions": "openai/gsm8k",
+    "judge_model": "cross-encoder/nli-deberta-v3-small",
+    "limit": 300,
+    "k": 10,
+    "temperature": 0.7,
+    "top_p": 0.9,
+    "max_new_tokens": 128,
+    "stop": ("\nQuestion:",),
+    "batch_size": 64,
+    "judge_batch_size": 64,
+    "judge_device": "cpu",
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "lab": {},
+    "gpt2-gsm8k": {"model": "openai-community/gpt2", **_GSM8K},
+    "gpt2-medium-gsm8k": {"model": "openai-community/gpt2-medium", **_GSM8K, "batch_size": 32},
+}
+"""What each preset changes of the defaults."""
+
+PRESET_NOTES = {
+    "lab": "embedded word problems, model and judge; needs no network; about a minute on two cores",
+    "gpt2-gsm8k": "gpt2 on 300 GSM8K questions, DeBERTa-v3-small judge on the CPU, 4 GB GPU",
+    "gpt2-medium-gsm8k": "the same with gpt2-medium",
+}
+
+
+def make_config(preset: str = "lab", **overrides: Any) -> RunConfig:
+    """The preset's config with some fields changed.
+
+    Raises `UserError` for an unknown preset or field, or a value out of range, with the remedy.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"preset {preset!r} is unknown; there are: {', '.join(PRESETS)}")
+    for name in overrides:
+        if name not in RunConfig.model_fields:
+            close = difflib.get_close_matches(name, RunConfig.model_fields, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "`sep run --help` lists the fields"
+            raise UserError(f"config field {name!r} is unknown; {hint}")
+    try:
+        return RunConfig(**{**PRESETS[preset], **overrides, "preset": preset})
+    except ValidationError as error:
+        raise UserError("; ".join(_explain(e) for e in error.errors())) from error
+
+
+def _explain(error: Any) -> str:
+    """One plain sentence for one pydantic error."""
+    field = str(error["loc"][0]) if error["loc"] else ""
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if not field:
+        return message
+    flag = f"{field} (--{field.replace('_', '-')})"
+    return f"{flag} is {error['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add one flag per config field, with its description and default, to a parser."""
+    notes = "; ".join(f"{name}: {note}" for name, note in PRESET_NOTES.items())
+    parser.add_argument("--preset", default="lab", help=f"starting values ({notes})")
+    for name, field in RunConfig.model_fields.items():
+        if name == "preset":
+            continue
+        flag = "--" + name.replace("_", "-")
+        shown = field.default if field.default not in ((), None) else "none"
+        text = f"{field.description} (default: {shown})".replace("%", "%%")
+        kwargs: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text, "dest": name}
+        if field.annotation is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **kwargs)
+        elif get_origin(field.annotation) is tuple:
+            parser.add_argument(flag, nargs="*", metavar="TEXT", **kwargs)
+        elif get_origin(field.annotation) is Literal:
+            metavar = "{" + ",".join(get_args(field.annotation)) + "}"
+            parser.add_argument(flag, metavar=metavar, **kwargs)
+        else:
+            parser.add_argument(flag, metavar=name.upper(), **kwargs)
+
+
+def config_from_namespace(namespace: argparse.Namespace) -> RunConfig:
+    """The config that parsed flags ask for (flags of other names are left alone)."""
+    given = {k: v for k, v in vars(namespace).items() if k in RunConfig.model_fields}
+    return make_config(given.pop("preset", "lab"), **given)
+
+
+def config_from_arguments(
+    arguments: Sequence[str], program: str = "probe_training_auto.py"
+) -> RunConfig:
+    """The config that command-line flags ask for, as a notebook run as a script reads them."""
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description="Sample a language model, measure its semantic entropy, train probes on its "
+        "hidden states, and say how well they work. Writes a run folder below --out.",
+    )
+    add_arguments(parser)
+    return config_from_namespace(parser.parse_args([a for a in arguments if a != "--"]))

@@ -1,0 +1,128 @@
+"""Curves behind the scores: reliability, ROC, risk against coverage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from helpers.metrics import binary, equal_width_bins, finite, probability
+
+Z_95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class ReliabilityCurve:
+    """Observed frequency against predicted probability; one entry per bin that holds a row."""
+
+    low_edge: np.ndarray  # [bins] the bin's lower edge
+    high_edge: np.ndarray  # [bins] its upper edge
+    mean_predicted: np.ndarray  # [bins]
+    observed: np.ndarray  # [bins] share of positives
+    observed_low: np.ndarray  # [bins] 95 % Wilson interval of that share
+    observed_high: np.ndarray  # [bins]
+    counts: np.ndarray  # [bins] rows
+
+
+@dataclass(frozen=True)
+class RocCurve:
+    """True against false positive rate, from (0, 0) to (1, 1); one point per distinct score."""
+
+    false_positive_rate: np.ndarray  # [points]
+    true_positive_rate: np.ndarray  # [points]
+    thresholds: np.ndarray  # [points - 1] point k + 1 calls score >= thresholds[k] positive
+
+
+@dataclass(frozen=True)
+class RiskCoverage:
+    """Error rate among the questions answered, as the least certain are left out."""
+
+    coverage: np.ndarray  # [n] share of the questions answered, 1/n .. 1
+    risk: np.ndarray  # [n] error rate among those answered
+    aurc: float  # mean risk over all coverages; lower is better
+    best_aurc: float  # the same had every wrong answer been ranked last
+    error_rate: float  # risk at full coverage, and the AURC expected of a random order
+
+
+def reliability(
+    probabilities: np.ndarray, labels: np.ndarray, n_bins: int = 10
+) -> ReliabilityCurve:
+    """Compare predicted probabilities with observed frequencies in bins of equal width.
+
+    Bins without a row are left out. Raises ValueError naming a row that is not a probability.
+    Intervals: Wilson 1927.
+    """
+    p, y = probability("probabilities", probabilities), binary("labels", labels)
+    _check_lengths(p, y)
+    bins = equal_width_bins(p, n_bins)
+    all_counts = np.bincount(bins, minlength=n_bins)
+    filled = np.flatnonzero(all_counts)
+    counts = all_counts[filled]
+    observed = np.bincount(bins, y, n_bins)[filled] / counts
+    low, high = wilson_interval(observed, counts)
+    return ReliabilityCurve(
+        low_edge=filled / n_bins,
+        high_edge=(filled + 1) / n_bins,
+        mean_predicted=np.bincount(bins, p, n_bins)[filled] / counts,
+        observed=observed,
+        observed_low=low,
+        observed_high=high,
+        counts=counts,
+    )
+
+
+def wilson_interval(share: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 95 % Wilson score interval of a share seen in `counts` rows, as (low, high)."""
+    z2 = Z_95**2
+    centre = (share + z2 / (2 * counts)) / (1 + z2 / counts)
+    half = Z_95 / (1 + z2 / counts) * np.sqrt(share * (1 - share) / counts + z2 / (4 * counts**2))
+    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+
+
+def roc_curve(scores: np.ndarray, labels: np.ndarray) -> RocCurve:
+    """The ROC curve; rows of equal score are one step, so its area is the AUROC with midranks.
+
+    Raises ValueError, in words, when there is only one class.
+    """
+    scores, y = finite("scores", scores), binary("labels", labels)
+    _check_lengths(scores, y)
+    if not 0 < y.sum() < len(y):
+        raise ValueError(f"roc: only one class ({int(y.sum())} of {len(y)} positive)")
+    thresholds, group = np.unique(-scores, return_inverse=True)
+    hits = np.cumsum(np.bincount(group, y))
+    misses = np.cumsum(np.bincount(group, 1 - y))
+    return RocCurve(
+        false_positive_rate=np.r_[0, misses / misses[-1]],
+        true_positive_rate=np.r_[0, hits / hits[-1]],
+        thresholds=-thresholds,
+    )
+
+
+def risk_coverage(scores: np.ndarray, wrong: np.ndarray) -> RiskCoverage:
+    """How the error rate falls when only the questions of lowest score (uncertainty) are answered.
+
+    Questions of equal score are answered in no particular order: the risk within a tie is the one
+    expected of a random order. Raises ValueError when there is no row.
+    """
+    scores, y = finite("scores", scores), binary("wrong", wrong)
+    n = _check_lengths(scores, y)
+    if n == 0:
+        raise ValueError("risk coverage: no rows")
+    _, group, size = np.unique(scores, return_inverse=True, return_counts=True)
+    error_of_group = np.bincount(group, y) / size
+    expected_wrong = error_of_group[np.sort(group)]  # row by row, most certain first
+    answered = np.arange(1, n + 1)
+    risk = np.cumsum(expected_wrong) / answered
+    return RiskCoverage(
+        coverage=answered / n,
+        risk=risk,
+        aurc=float(risk.mean()),
+        best_aurc=float((np.cumsum(np.sort(y)) / answered).mean()),
+        error_rate=float(y.mean()),
+    )
+
+
+def _check_lengths(values: np.ndarray, labels: np.ndarray) -> int:
+    if len(values) != len(labels):
+        raise ValueError(f"{len(values)} predictions for {len(labels)} labels")
+    return len(values)

@@ -1,0 +1,264 @@
+"""Judges: whether two answers to a question mean the same.
+
+Three judges: an NLI classifier (two answers mean the same when each entails the other; Farquhar
+et al., Nature 2024), the cosine of sentence embeddings, and equality of the final answers.
+Verdicts are stored by (judge, premise, hypothesis): no pair is ever judged twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from helpers.answers import answer_key
+from helpers.clustering import PairQuery
+from helpers.errors import UserError
+from helpers.grading import final_answer
+from helpers.models import ModelIdentity, identify, load_classifier, pick_device
+from helpers.sampling import free_memory, is_out_of_memory
+from helpers.store import Store, content_key
+
+JUDGE_VERSION = 1
+Equivalence = Callable[[list[PairQuery]], list[bool]]
+"""Judges many pairs at once: what `clustering.cluster_many` asks."""
+
+
+@dataclass
+class JudgeCounts:
+    """How much work a judge did."""
+
+    pairs: int = 0
+    """Ordered pairs asked for."""
+    stored: int = 0
+    """Of these, answered from the store."""
+    forwards: int = 0
+    """Forward passes of the judge's model."""
+
+
+@dataclass(frozen=True)
+class NliJudge:
+    """An NLI classifier as a judge; nothing is loaded before the first pair that is not stored."""
+
+    identity: ModelIdentity
+    rule: str
+    """"strict" or "no-contradiction"."""
+    with_question: bool
+    device: str
+    batch_size: int
+    store: Store | None
+    counts: JudgeCounts
+
+    def equivalent(self, queries: list[PairQuery]) -> list[bool]:
+        """Whether the answers of each query mean the same, by the judge's rule."""
+        forward = [self._pair(q.context, q.a, q.b) for q in queries]
+        first = self.probabilities(forward)
+        # The second direction can only matter where the first does not already say no.
+        open_ = [i for i, row in enumerate(first) if self._may_hold(row)]
+        second = self.probabilities([forward[i][::-1] for i in open_])
+        verdicts = [False] * len(queries)
+        for i, row in zip(open_, second, strict=True):
+            verdicts[i] = self._holds(first[i], row)
+        return verdicts
+
+    def probabilities(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """P(contradiction), P(neutral), P(entailment) of each (premise, hypothesis), `[n, 3]`.
+
+        A classifier with two labels gives its "not entailment" under neutral.
+        """
+        keys = [
+            content_key(stage="nli", version=JUDGE_VERSION, judge=self.identity.model_hash,
+                        tokenizer=self.identity.tokenizer_hash, premise=p, hypothesis=h)
+            for p, h in pairs
+        ]  # fmt: skip
+        unique = dict(zip(keys, pairs, strict=True))
+        known = self.store.get_many(unique) if self.store else {}
+        self.counts.pairs += len(unique)
+        self.counts.stored += len(known)
+        missing = sorted((k for k in unique if k not in known), key=lambda k: _length(unique[k]))
+        size = self.batch_size
+        while missing:
+            batch, rest = missing[-size:], missing[:-size]
+            try:
+                fresh = self._forward([unique[k] for k in batch])
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or size == 1:
+                    raise
+                free_memory(self.device)
+                size = max(1, size // 2)
+                continue
+            found = dict(zip(batch, fresh.round(6).tolist(), strict=True))
+            if self.store:
+                self.store.put_many(found)
+            known |= found
+            missing = rest
+        return np.array([known[k] for k in keys]).reshape(len(keys), 3)
+
+    def _forward(self, pairs: list[tuple[str, str]]) -> np.ndarray:
+        import torch
+
+        model, tokenizer, columns = _classifier(self.identity, self.device)
+        encoded = tokenizer(
+            [p for p, _ in pairs],
+            [h for _, h in pairs],
+            padding=True,
+            truncation=True,
+            max_length=model.config.max_position_embeddings or 512,
+            return_tensors="pt",
+        ).to(self.device)
+        self.counts.forwards += 1
+        with torch.inference_mode():
+            p = model(**encoded).logits.double().softmax(-1).cpu().numpy()
+        if not np.isfinite(p).all():
+            raise UserError(
+                f"the judge {self.identity.name!r} produced NaN; use --judge-device cpu"
+            )
+        return p[:, columns] if len(columns) == 3 else np.stack([0 * p[:, 0], *p[:, columns].T], 1)
+
+    def _pair(self, question: str, a: str, b: str) -> tuple[str, str]:
+        return (f"{question} {a}", f"{question} {b}") if self.with_question else (a, b)
+
+    def _may_hold(self, first: np.ndarray) -> bool:
+        return bool(first.argmax() == (2 if self.rule == "strict" else first[1:].argmax() + 1))
+
+    def _holds(self, first: np.ndarray, second: np.ndarray) -> bool:
+        labels = (int(first.argmax()), int(second.argmax()))
+        if self.rule == "strict":
+            return labels == (2, 2)
+        return 0 not in labels and labels != (1, 1)
+
+
+def nli_judge(
+    name: str,
+    *,
+    rule: str = "strict",
+    with_question: bool = False,
+    device: str = "cpu",
+    batch_size: int = 64,
+    store: Store | None = None,
+) -> NliJudge:
+    """A judge from an NLI classifier's name; its labels are read from its config.
+
+    Raises `UserError` when the model is no NLI classifier.
+    """
+    identity = identify(name, "judge")
+    return NliJudge(
+        identity, rule, with_question, pick_device(device), batch_size, store, JudgeCounts()
+    )
+
+
+@lru_cache(maxsize=1)
+def _classifier(identity: ModelIdentity, device: str) -> tuple[Any, Any, list[int]]:
+    model, tokenizer = load_classifier(identity, device)
+    return model, tokenizer, label_columns(model.config.label2id, identity.name)
+
+
+def label_columns(label2id: dict[str, int], name: str) -> list[int]:
+    """The logit columns of contradiction, neutral, entailment (or not-entailment, entailment)."""
+    ids = {str(label).lower().replace("-", "_"): int(i) for label, i in label2id.items()}
+    for wanted in (["contradiction", "neutral", "entailment"], ["not_entailment", "entailment"]):
+        if sorted(wanted) == sorted(ids):
+            return [ids[label] for label in wanted]
+    raise UserError(
+        f"judge {name!r} has the labels {', '.join(label2id)}; an NLI classifier has "
+        "contradiction, neutral and entailment: choose another --judge-model"
+    )
+
+
+def final_answer_equivalence(queries: list[PairQuery]) -> list[bool]:
+    """Two answers mean the same when both state the same final answer (numbers as numbers)."""
+    return [_same_final(q.a, q.b) for q in queries]
+
+
+def _same_final(a: str, b: str) -> bool:
+    first, second = final_answer(a), final_answer(b)
+    return first is not None and second is not None and answer_key(first) == answer_key(second)
+
+
+@dataclass(frozen=True)
+class CosineJudge:
+    """Sentence embeddings as a judge: the same meaning when the cosine reaches a threshold."""
+
+    identity: ModelIdentity
+    threshold: float
+    device: str
+    batch_size: int
+    store: Store | None
+    counts: JudgeCounts
+
+    def equivalent(self, queries: list[PairQuery]) -> list[bool]:
+        """Whether the answers of each query are at least as similar as the threshold."""
+        return [bool(c >= self.threshold) for c in self.similarities([(q.a, q.b) for q in queries])]
+
+    def similarities(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """Cosine of the embeddings of each pair, `[n]`."""
+        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+        keys = {
+            text: content_key(stage="embed", version=JUDGE_VERSION, text=text,
+                              model=self.identity.model_hash, tokenizer=self.identity.tokenizer_hash)
+            for text in texts
+        }  # fmt: skip
+        known = self.store.get_many(keys.values()) if self.store else {}
+        self.counts.pairs += len(pairs)
+        missing = [text for text in texts if keys[text] not in known]
+        if missing:
+            encoder = _encoder(self.identity, self.device)
+            self.counts.forwards += -(-len(missing) // self.batch_size)
+            vectors = encoder.encode(
+                missing, batch_size=self.batch_size, normalize_embeddings=True,
+                convert_to_numpy=True, show_progress_bar=False,
+            )  # fmt: skip
+            fresh = {keys[t]: v.astype(float).round(6).tolist()
+                     for t, v in zip(missing, vectors, strict=True)}  # fmt: skip
+            if self.store:
+                self.store.put_many(fresh)
+            known |= fresh
+        unit = {text: np.asarray(known[keys[text]]) for text in texts}
+        return np.array([unit[a] @ unit[b] for a, b in pairs])
+
+
+def cosine_judge(
+    name: str, threshold: float, *, device: str, batch_size: int, store: Store | None
+) -> CosineJudge:
+    """A judge from a sentence encoder's name."""
+    identity = identify(name, "sentence encoder")
+    return CosineJudge(identity, threshold, pick_device(device), batch_size, store, JudgeCounts())
+
+
+@lru_cache(maxsize=1)
+def _encoder(identity: ModelIdentity, device: str) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        return SentenceTransformer(str(identity.folder), device=device, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"sentence encoder {identity.name!r} in {identity.folder} cannot be loaded ({error})"
+        ) from error
+
+
+def best_cosine_threshold(similarities: np.ndarray, same: np.ndarray) -> float:
+    """The similarity that best separates pairs with the same final answer (balanced accuracy).
+
+    Raises `UserError` when all pairs are of one kind, for then nothing can be chosen.
+    """
+    if same.all() or not same.any():
+        kind = "the same" if same.all() else "another"
+        raise UserError(
+            f"the cosine threshold cannot be chosen: all {len(same)} validation pairs have {kind} "
+            "final answer; set --cosine-threshold (0.9 is a common value) or use another --judge"
+        )
+    order = np.argsort(-similarities, kind="stable")
+    value, hit = similarities[order], same[order]
+    balanced = hit.cumsum() / hit.sum() - (~hit).cumsum() / (~hit).sum()
+    last_of_tie = np.append(value[1:] != value[:-1], True)
+    at = int(np.flatnonzero(last_of_tie)[balanced[last_of_tie].argmax()])
+    following = value[at + 1] if at + 1 < len(value) else value[at]
+    return float((value[at] + following) / 2)
+
+
+def _length(pair: tuple[str, str]) -> tuple[int, tuple[str, str]]:
+    return len(pair[0]) + len(pair[1]), pair

@@ -1,0 +1,1 @@
+"""The embedded default: word problems, a small language model, a small judge, and their recipes."""

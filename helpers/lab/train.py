@@ -1,0 +1,31 @@
+"""`sep lab train`: rebuilds the lab's two models from nothing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from helpers.lab.judge import train_judge
+from helpers.lab.language_model import train_language_model
+from helpers.models import LAB_FOLDER, set_threads
+
+
+def train_lab(
+    into: Path | None,
+    *,
+    only: str | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    threads: int = 0,
+) -> None:
+    """Train the language model and the judge (or one of them) and write their folders."""
+    set_threads(threads)
+    folder = into or LAB_FOLDER
+    given = {} if steps is None else {"steps": steps}
+    if only != "judge":
+        train_language_model(
+            folder / "language_model", seed=seed, compile=bool(shutil.which("g++")), **given
+        )
+    if only != "language-model":
+        train_judge(folder / "judge", seed=seed, **given)
+    print(f"written to {folder}; `sep run` uses the models of the package")

@@ -1,0 +1,120 @@
+"""One question, one forward pass: what a run's probes say about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers.config import RunConfig
+from helpers.errors import UserError
+from helpers.hidden_states import TokenSequence, capture
+from helpers.models import load_language_model, set_threads
+from helpers.pipeline import encode_prompts, prompt_texts
+from helpers.probe_store import LoadedProbe, load_probe
+from helpers.probes import predict, training_quantile
+from helpers.run_folder import read_manifest
+
+TARGETS = ("semantic_entropy", "high_semantic_entropy", "wrong_answer")
+
+
+@dataclass(frozen=True)
+class ProbeReading:
+    """What one probe says of one prompt."""
+
+    target: str
+    value: float
+    """Nats for semantic entropy, else a probability."""
+    quantile: float
+    """Share of the training questions with a lower prediction."""
+    place: str
+    """Position and layer that were read."""
+    threshold: float | None
+    """γ in nats, where the target is high semantic entropy."""
+
+
+def score_prompt(
+    folder: Path, prompt: str, config: RunConfig, *, raw: bool = False
+) -> list[ProbeReading]:
+    """Read a prompt with the prompt-only probes of a run folder, in one forward pass.
+
+    Raises `UserError` when the folder has no probes, or the model is not the one they were
+    trained for.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise UserError(
+            f"{folder} is no run folder; train probes first with `sep run` (the same flags), or "
+            "name a run with --run outputs/NAME"
+        )
+    trained = RunConfig(**{**config.model_dump(), **manifest["config"]})
+    set_threads(trained.threads)
+    lm = load_language_model(trained.model, device=config.device, dtype=trained.dtype)
+    loaded = {target: _prompt_probe(folder, target, lm.identity) for target in TARGETS}
+    probes = {target: found for target, found in loaded.items() if found}
+    if not probes:
+        raise UserError(f"{folder / 'probes'} has no probe that reads the prompt alone (tbg)")
+    if raw:
+        ids = tuple(lm.tokenizer(prompt)["input_ids"])
+    else:
+        question = _Question(prompt)
+        ids = encode_prompts(trained, lm, prompt_texts(trained, [question]))[0]  # type: ignore[list-item]
+    if not ids or len(ids) > lm.context:
+        raise UserError(
+            f"the prompt has {len(ids)} tokens; between 1 and {lm.context} fit into the model"
+        )
+    deepest = max(found.probe.layer for found in probes.values())
+    states = capture(lm, [TokenSequence(ids, ())], ("tbg",), deepest_layer=deepest)
+    readings = []
+    for target, found in probes.items():
+        probe = found.probe
+        value = predict(probe, states.hidden["tbg"][:, probe.layer])
+        readings.append(
+            ProbeReading(
+                target,
+                float(value[0]),
+                float(training_quantile(probe, value)[0]),
+                f"{probe.position}, layer {probe.layer}",
+                probe.threshold,
+            )
+        )
+    return readings
+
+
+@dataclass(frozen=True)
+class _Question:
+    question: str
+
+
+def _prompt_probe(folder: Path, target: str, identity) -> LoadedProbe | None:  # type: ignore[no-untyped-def]
+    for name in (f"{target}_prompt", target):
+        path = folder / "probes" / f"{name}.json"
+        if path.exists():
+            found = load_probe(
+                path, model_hash=identity.model_hash, tokenizer_hash=identity.tokenizer_hash
+            )
+            if found.probe.position == "tbg":
+                return found
+    return None
+
+
+def describe_score(readings: list[ProbeReading]) -> str:
+    """The readings in words, a line each; a target without a probe is named."""
+    lines = []
+    for target in TARGETS:
+        reading = next((r for r in readings if r.target == target), None)
+        if target == "semantic_entropy":
+            title, unit = "predicted semantic entropy", " nats"
+        elif target == "high_semantic_entropy":
+            title, unit = "p(high semantic entropy)", ""
+        else:
+            title, unit = "p(wrong)", ""
+        if reading is None:
+            lines.append(f"{title:<28}undefined: the run has no such probe at the prompt")
+            continue
+        if reading.threshold is not None:
+            title += f" > {reading.threshold:.2f}"
+        lines.append(
+            f"{title:<34}{reading.value:6.2f}{unit:<6}higher than {100 * reading.quantile:.0f} % "
+            f"of the training questions ({reading.place})"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,126 @@
+"""The config: one source for form, flags and names, and refused with the field and the remedy."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from helpers.config import (
+    PRESET_NOTES,
+    PRESETS,
+    RunConfig,
+    config_from_arguments,
+    make_config,
+)
+from helpers.errors import UserError
+
+CHANGED_RESULTS: dict[str, Any] = {
+    "model": "openai-community/gpt2",
+    "questions": "gsm8k",
+    "limit": 20,
+    "k": 3,
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "max_new_tokens": 5,
+    "seed": 1,
+    "prompt_template": "{question}",
+    "chat": True,
+    "thinking": True,
+    "stop": ("\n",),
+    "judge": "cosine",
+    "judge_model": "cross-encoder/nli-deberta-v3-small",
+    "embedding_model": "lab",
+    "entailment": "no-contradiction",
+    "condition_on_question": True,
+    "cosine_threshold": 0.8,
+    "positions": ("tbg",),
+    "n_bootstrap": 500,
+    "n_permutations": 1500,
+    "dtype": "bfloat16",
+}
+CHANGED_EXECUTION: dict[str, Any] = {
+    "batch_size": 8,
+    "judge_batch_size": 8,
+    "device": "cpu",
+    "judge_device": "cuda",
+    "threads": 1,
+    "cache_dir": "elsewhere",
+    "out": "elsewhere",
+}
+
+
+def test_flags_change_the_preset_and_the_preset_changes_the_defaults() -> None:
+    given = ["--preset", "gpt2-gsm8k", "--k", "3", "--chat", "--no-thinking", "--stop", "\n", "Q:"]
+    config = config_from_arguments(["--", *given, "--cosine-threshold", "0.5"])
+    assert (config.preset, config.model) == ("gpt2-gsm8k", "openai-community/gpt2")
+    assert (config.k, config.chat, config.thinking) == (3, True, False)
+    assert (config.stop, config.cosine_threshold) == (("\n", "Q:"), 0.5)
+    assert (config.temperature, config.seed) == (0.7, 0)
+    assert config_from_arguments([]) == make_config() == RunConfig.model_validate({})
+
+
+def test_every_preset_is_valid_and_described() -> None:
+    assert PRESETS.keys() == PRESET_NOTES.keys()
+    for name in PRESETS:
+        assert make_config(name).preset == name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preset": "gpt3"}, r"preset 'gpt3' is unknown.*lab, gpt2-gsm8k"),
+        ({"temprature": 1}, r"'temprature' is unknown; did you mean 'temperature'\?"),
+        ({"zebra": 1}, "'zebra' is unknown; .*--help"),
+        ({"k": 1}, r"k \(--k\) is 1: .*greater than or equal to 2"),
+        ({"top_p": 0}, r"--top-p\) is 0: .*greater than 0"),
+        ({"limit": "many"}, r"--limit\) is 'many': .*valid integer"),
+        ({"temperature": float("nan")}, r"--temperature\) is nan: "),
+        ({"temperature": 0, "k": 7}, "temperature is 0 with k = 7: .*use a temperature above 0"),
+        ({"judge": "nil"}, r"--judge\) is 'nil': .*'nli', 'cosine'"),
+        ({"positions": ("tbg", "last")}, r"positions has \['last'\]; choose from tbg, answer_last"),
+        ({"positions": ()}, "positions has nothing; choose from tbg"),
+        ({"prompt_template": "Q: "}, r"no \{question\} in it; add it"),
+        ({"k": 1, "n_bootstrap": 5}, r"--k\) is 1.*--n-bootstrap\) is 5"),
+    ],
+)
+def test_a_mistake_is_named_with_the_remedy(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_config(**changes)
+
+
+def test_the_help_lists_every_field_with_its_description(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        config_from_arguments(["--help"])
+    shown = capsys.readouterr().out
+    flags = shown.replace(",", " ").split()
+    text = "".join(shown.split())  # wherever the lines are broken
+    for name, field in RunConfig.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in flags
+        described = f"{field.description} (default: "
+        assert name == "preset" or "".join(described.split()) in text
+    for preset, note in PRESET_NOTES.items():
+        assert "".join(f"{preset}: {note}".split()) in text
+
+
+def test_a_run_is_named_after_what_determines_its_results() -> None:
+    fields = CHANGED_RESULTS.keys() | CHANGED_EXECUTION.keys() | {"preset"}
+    assert fields == RunConfig.model_fields.keys()
+    changed = [make_config(**{name: value}) for name, value in CHANGED_RESULTS.items()]
+    names = {make_config().run_name(), *(config.run_name() for config in changed)}
+    assert len(names) == len(CHANGED_RESULTS) + 1
+    assert make_config(**CHANGED_EXECUTION).run_name() == make_config().run_name()
+    assert make_config(temperature=1).run_name() == make_config(temperature="1.0").run_name()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_config_comes_back_from_json(preset: str) -> None:
+    config = make_config(preset, **CHANGED_RESULTS, **CHANGED_EXECUTION)
+    again = RunConfig(**json.loads(json.dumps(config.model_dump(mode="json"))))
+    assert again == config
+    assert again.run_name() == config.run_name()
+    with pytest.raises(ValueError, match="colour"):
+        RunConfig.model_validate({**config.model_dump(mode="json"), "colour": "blue"})
