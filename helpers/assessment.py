@@ -242,8 +242,8 @@ def _fit_mlp(
     )
     arrays, card = store.get_arrays(key), store.get(key)
     if arrays and card:
-        return MlpProbe(**card, **{k: v for k, v in arrays.items() if k != "output_bias"},
-                        output_bias=float(arrays["output_bias"]))  # fmt: skip
+        values = {**card, **arrays, "output_bias": arrays["output_bias"].item()}
+        return MlpProbe(**values)
     probe = fit_mlp(
         features[train],
         entropy[train],

@@ -36,18 +36,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_safely(job) -> int:  # type: ignore[no-untyped-def]
     """Run a job, with warnings and known problems shown as one line each."""
-    warnings.showwarning = _show_warning
+    warnings.showwarning = show_warning
     try:
         return job() or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, KeyboardInterrupt) as problem:
+        return explain(problem)
+
+
+def explain(problem: UserError | KeyboardInterrupt) -> int:
+    """Say on standard error what stopped a command; returns the exit status."""
+    if isinstance(problem, UserError):
+        print(f"error: {problem}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(
-            "\nstopped; everything finished so far is stored, the same command goes on from here",
-            file=sys.stderr,
-        )
-        return 130
+    print(
+        "\nstopped; everything finished so far is stored, the same command goes on from here",
+        file=sys.stderr,
+    )
+    return 130
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -120,12 +125,10 @@ def _dispatch(options: argparse.Namespace) -> int:
 
 def run_stages(config: RunConfig, until: str) -> int:
     """Run the stages of a config in a terminal, and print what came out."""
-    from helpers.models import set_threads
     from helpers.progress import terminal_progress
     from helpers.run import run
     from helpers.summary import summarise
 
-    set_threads(config.threads)
     finished = run(config, terminal_progress(), until=until)
     if finished:
         print(summarise(finished))
@@ -133,7 +136,7 @@ def run_stages(config: RunConfig, until: str) -> int:
     return 0
 
 
-def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:  # type: ignore[no-untyped-def]
+def show_warning(message, category, filename, lineno, file=None, line=None) -> None:  # type: ignore[no-untyped-def]
     """Show our own warnings as one line, and keep those of libraries off the screen."""
     if issubclass(category, UserWarning) and "helpers" in Path(filename).parts:
         print(f"warning: {message}", file=sys.stderr)

@@ -12,11 +12,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from helpers.errors import UserError
+
+RUN_FLAG = "--run"
+"""Tells a notebook to start without waiting for its button."""
 
 POSITIONS = ("tbg", "answer_last", "answer_second_last", "answer_mean", "think_end")
 
@@ -58,7 +61,7 @@ class RunConfig(BaseModel):
     )
     entailment: Literal["strict", "no-contradiction"] = Field(
         "strict",
-        description="same meaning: both directions entail; or no contradiction and not both neutral",
+        description="same meaning: both entail each other; or no contradiction, not both neutral",
     )
     condition_on_question: bool = Field(
         False, description="put the question in front of both answers before judging"
@@ -213,11 +216,26 @@ def config_from_namespace(namespace: argparse.Namespace) -> RunConfig:
 def config_from_arguments(
     arguments: Sequence[str], program: str = "probe_training_auto.py"
 ) -> RunConfig:
-    """The config that command-line flags ask for, as a notebook run as a script reads them."""
-    parser = argparse.ArgumentParser(
+    """The config that command-line flags ask for, as the notebook reads them.
+
+    Raises `UserError` for a flag that does not exist; `--help` prints all and exits.
+    """
+    parser = _Parser(
         prog=program,
         description="Sample a language model, measure its semantic entropy, train probes on its "
         "hidden states, and say how well they work. Writes a run folder below --out.",
     )
+    parser.add_argument(
+        RUN_FLAG,
+        action="store_true",
+        help="opened or exported as a notebook: start at once (as a script it always does)",
+    )
     add_arguments(parser)
     return config_from_namespace(parser.parse_args([a for a in arguments if a != "--"]))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with a flag as every other mistake is said."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help lists the flags")

@@ -7,6 +7,7 @@ Verdicts are stored by (judge, premise, hypothesis): no pair is ever judged twic
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -82,13 +83,10 @@ class NliJudge:
         size = self.batch_size
         while missing:
             batch, rest = missing[-size:], missing[:-size]
-            try:
-                fresh = self._forward([unique[k] for k in batch])
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or size == 1:
-                    raise
+            fresh = self._try_forward([unique[k] for k in batch])
+            if fresh is None:
                 free_memory(self.device)
-                size = max(1, size // 2)
+                size = len(batch) // 2
                 continue
             found = dict(zip(batch, fresh.round(6).tolist(), strict=True))
             if self.store:
@@ -96,6 +94,20 @@ class NliJudge:
             known |= found
             missing = rest
         return np.array([known[k] for k in keys]).reshape(len(keys), 3)
+
+    def _try_forward(self, pairs: list[tuple[str, str]]) -> np.ndarray | None:
+        """Probabilities of one batch, or None when the memory does not hold it."""
+        try:
+            return self._forward(pairs)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(pairs) == 1:
+                raise UserError(
+                    f"the judge {self.identity.name!r} runs out of memory on {self.device} with a "
+                    "single pair; use --judge-device cpu or a smaller --judge-model"
+                ) from error
+            return None
 
     def _forward(self, pairs: list[tuple[str, str]]) -> np.ndarray:
         import torch
@@ -106,7 +118,8 @@ class NliJudge:
             [h for _, h in pairs],
             padding=True,
             truncation=True,
-            max_length=model.config.max_position_embeddings or 512,
+            # RoBERTa counts its positions from 2: only the tokenizer knows how many are left.
+            max_length=min(tokenizer.model_max_length, model.config.max_position_embeddings or 512),
             return_tensors="pt",
         ).to(self.device)
         self.counts.forwards += 1
@@ -142,12 +155,29 @@ def nli_judge(
 ) -> NliJudge:
     """A judge from an NLI classifier's name; its labels are read from its config.
 
-    Raises `UserError` when the model is no NLI classifier.
+    Raises `UserError` when the model is no NLI classifier, or lacks a label that the rule needs.
     """
     identity = identify(name, "judge")
+    columns = label_columns(_labels(identity), name)
+    if rule == "no-contradiction" and len(columns) == 2:
+        raise UserError(
+            f"judge {name!r} only tells entailment from its absence, so it cannot see that nothing "
+            "contradicts; use --entailment strict, or a --judge-model with three labels"
+        )
     return NliJudge(
         identity, rule, with_question, pick_device(device), batch_size, store, JudgeCounts()
     )
+
+
+def _labels(identity: ModelIdentity) -> dict[str, int]:
+    """The names of a classifier's outputs, read without loading it."""
+    try:
+        config = json.loads((identity.folder / "config.json").read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"judge {identity.name!r}: {identity.folder / 'config.json'} is not JSON ({error})"
+        ) from error
+    return config.get("label2id") or {v: int(k) for k, v in config.get("id2label", {}).items()}
 
 
 @lru_cache(maxsize=1)
@@ -163,7 +193,7 @@ def label_columns(label2id: dict[str, int], name: str) -> list[int]:
         if sorted(wanted) == sorted(ids):
             return [ids[label] for label in wanted]
     raise UserError(
-        f"judge {name!r} has the labels {', '.join(label2id)}; an NLI classifier has "
+        f"judge {name!r} has the labels {', '.join(label2id) or '(none)'}; an NLI classifier has "
         "contradiction, neutral and entailment: choose another --judge-model"
     )
 
@@ -197,8 +227,8 @@ class CosineJudge:
         """Cosine of the embeddings of each pair, `[n]`."""
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
         keys = {
-            text: content_key(stage="embed", version=JUDGE_VERSION, text=text,
-                              model=self.identity.model_hash, tokenizer=self.identity.tokenizer_hash)
+            text: content_key(stage="embed", version=JUDGE_VERSION, model=self.identity.model_hash,
+                              tokenizer=self.identity.tokenizer_hash, text=text)
             for text in texts
         }  # fmt: skip
         known = self.store.get_many(keys.values()) if self.store else {}

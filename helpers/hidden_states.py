@@ -72,13 +72,8 @@ def capture(
     start, budget = 0, batch_tokens
     while start < len(order):
         rows = order[start : start + max(1, budget // _size(sequences[order[start]]))]
-        try:
-            found = _capture_batch(
-                lm, [sequences[i] for i in rows], [places[i] for i in rows], depth
-            )
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or len(rows) == 1:
-                raise
+        found = _try_batch(lm, [sequences[i] for i in rows], [places[i] for i in rows], depth)
+        if found is None:
             free_memory(lm.device)
             budget = max(1, len(rows) // 2) * _size(sequences[order[start]])
             continue
@@ -147,6 +142,23 @@ def _places(lm: LanguageModel, sequence: TokenSequence, positions: Sequence[str]
         spans.append((at, at + 1))
         stands_in.append(missing)
     return _Place(tuple(spans), tuple(stands_in))
+
+
+def _try_batch(
+    lm: LanguageModel, sequences: list[TokenSequence], places: list[_Place], depth: int
+) -> np.ndarray | None:
+    """States of one batch, or None when the memory does not hold it."""
+    try:
+        return _capture_batch(lm, sequences, places, depth)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(sequences) == 1:
+            raise UserError(
+                f"out of memory on {lm.device} with a single sequence of {_size(sequences[0])} "
+                "tokens; use a smaller model or --device cpu"
+            ) from error
+        return None
 
 
 def _capture_batch(

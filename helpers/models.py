@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -35,10 +36,12 @@ TOKENIZER_FILES = (
     "vocab",
     "merges",
     "spm",
+    "sentencepiece",
     "special_tokens",
     "chat_template",
     "added",
 )
+VOCABULARY_FILES = ("tokenizer.", "vocab", "spm", "sentencepiece")
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,18 @@ def identify(name: str, kind: str = "language model") -> ModelIdentity:
             "are never loaded); convert it with transformers' save_pretrained"
         )
     vocabulary = [p for p in sorted(folder.iterdir()) if p.name.startswith(TOKENIZER_FILES)]
-    return ModelIdentity(name, folder, _hash([folder / "config.json", *weights]), _hash(vocabulary))
+    if not any(p.name.startswith(VOCABULARY_FILES) for p in vocabulary):
+        # transformers would make a tokenizer with no words and go on.
+        raise UserError(
+            f"{kind} {name!r}: the folder {folder} has no tokenizer (tokenizer.json, or a "
+            "vocabulary); copy it from where the weights came from"
+        )
+    settings = [folder / "config.json", folder / "generation_config.json"]  # which tokens end
+    if (folder / "modules.json").is_file():  # a sentence encoder: what follows its transformer
+        settings += [folder / "modules.json", folder / "sentence_bert_config.json"]
+        settings += sorted((*folder.glob("*/config.json"), *folder.glob("*/*.safetensors")))
+    parts = [path for path in (*settings, *weights) if path.is_file()]
+    return ModelIdentity(name, folder, _hash(parts), _hash(vocabulary))
 
 
 def load_language_model(name: str, *, device: str = "auto", dtype: str = "auto") -> LanguageModel:
@@ -144,21 +158,28 @@ def _from_folder(loader: Any, identity: ModelIdentity, **kwargs: Any) -> Any:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    if issubclass_named(loader, "Model"):
-        kwargs["use_safetensors"] = True
+    is_model = "Model" in loader.__name__
+    if is_model:
+        kwargs |= {"use_safetensors": True, "output_loading_info": True}
     try:
-        return loader.from_pretrained(identity.folder, local_files_only=True, **kwargs)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        loaded = loader.from_pretrained(identity.folder, local_files_only=True, **kwargs)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{identity.name!r} in {identity.folder} cannot be loaded as a model for this step "
             f"({reason}); check that the folder is complete and of the right kind"
         ) from error
-
-
-def issubclass_named(loader: Any, word: str) -> bool:
-    """Whether a loader class is one of transformers' `AutoModel…` classes."""
-    return word in loader.__name__
+    if not is_model:
+        return loaded
+    model, info = loaded
+    if info["missing_keys"]:
+        # transformers would fill these with random numbers and go on.
+        raise UserError(
+            f"{identity.name!r} in {identity.folder} lacks weights that this step needs "
+            f"({', '.join(sorted(info['missing_keys'])[:3])}, …): it is incomplete or of another "
+            "kind; name a folder of the right kind"
+        )
+    return model
 
 
 def pick_device(device: str) -> str:
@@ -175,18 +196,26 @@ def pick_device(device: str) -> str:
     if not present.get(kind, False):
         there = ", ".join(name for name, yes in present.items() if yes)
         raise UserError(f"device {device!r} is not on this machine; there is: {there} (or auto)")
+    gpus = [str(i) for i in range(torch.cuda.device_count())]
+    if kind == "cuda" and (device.partition(":")[2] or "0") not in gpus:
+        raise UserError(
+            f"device {device!r} is not on this machine; its GPUs are: cuda:{', cuda:'.join(gpus)}"
+        )
     return device
 
 
 def set_threads(threads: int) -> int:
-    """Set torch's CPU threads (0: the processors that no other process keeps busy)."""
-    import torch
+    """Set torch's CPU threads (0: the processors that no other process keeps busy).
 
+    Torch is not imported for this, which takes seconds: it reads the environment when it is.
+    """
     if threads == 0:
         busy = round(os.getloadavg()[0]) if hasattr(os, "getloadavg") else 0
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         threads = max(1, (cores or 1) - busy)
-    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
     return threads
 
 
@@ -213,6 +242,11 @@ def decoder_blocks(model: Any) -> Any:
 
 def _find(name: str, kind: str) -> Path:
     if name == "lab":
+        if kind not in LAB_MODELS:
+            raise UserError(
+                f"{kind} 'lab': the lab has none; name a local folder or a hub model such as "
+                "sentence-transformers/all-MiniLM-L6-v2, or use another --judge"
+            )
         return LAB_FOLDER / LAB_MODELS[kind]
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser().resolve()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -156,7 +157,8 @@ def _generate_missing(
 ) -> dict[str, dict]:
     lm = load_language_model(config.model, device=config.device, dtype=config.dtype)
     index = {question.id: i for i, question in enumerate(questions)}
-    requests, fresh = [], {}
+    requests: list[Request] = []
+    fresh: dict[str, dict] = {}
     for i, prompt_ids in enumerate(encode_prompts(config, lm, prompts)):
         missing = [s for s in range(GREEDY, config.k) if keys[i, s] not in known]
         if missing and len(prompt_ids) >= lm.context:
@@ -207,7 +209,7 @@ def _written(sample: Sample) -> dict:
 
 
 def _read_sample(question_id: str, sample_id: int, stored: dict) -> Sample:
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+    values: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
     return Sample(question_id=question_id, sample_id=sample_id, **values)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from helpers.assessment import (
     train_probes,
 )
 from helpers.config import RunConfig
-from helpers.models import identify
+from helpers.datasets import Question
+from helpers.models import identify, set_threads
 from helpers.pipeline import (
     HiddenStates,
     Meanings,
@@ -43,9 +45,19 @@ from helpers.run_folder import (
     write_samples,
     write_scores,
 )
-from helpers.store import Store, write_json
+from helpers.store import Store, content_key, write_json
 
 STAGES = ("samples", "meanings", "hidden", "probes", "evaluation")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the answers mean, how uncertain the model is, and what the probes are to predict."""
+
+    meanings: Meanings
+    uncertainty: dict[str, np.ndarray]
+    """Estimator to its value for every question, `[n]`."""
+    targets: Targets
 
 
 @dataclass(frozen=True)
@@ -90,17 +102,67 @@ class Recorder:
         }
         self._since = time.monotonic()
 
-    def done(self, stage: str, counts: dict[str, Any], work: dict[str, float]) -> None:
+    def begin(self) -> None:
+        """A stage begins: its time counts from here."""
+        self._since = time.monotonic()
+
+    def done(self, stage: str, counts: dict[str, Any], work: Mapping[str, float]) -> None:
         """Record a finished stage; `work` counts what was computed now, if anything was."""
         now = time.monotonic()
         if any(work.values()) or stage not in self.work:
             before = self.work.get(stage, {})
             work = {**work, "seconds": round(now - self._since, 2)}
             self.work[stage] = {k: round(v + before.get(k, 0), 2) for k, v in work.items()}
-        self._since = now
         self.manifest["counts"] |= counts
-        self.manifest["stages_done"].append(stage)
+        if stage not in self.manifest["stages_done"]:
+            self.manifest["stages_done"].append(stage)
         write_manifest(self.folder, {**self.manifest, "work": self.work})
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run under way: its config, where results are stored, who is told of progress, its record.
+
+    The stage functions below take it first. They are what `run` calls in order, and what the
+    notebook calls cell by cell.
+    """
+
+    config: RunConfig
+    store: Store
+    progress: Progress
+    recorder: Recorder
+
+
+def start(config: RunConfig, progress: Progress) -> Job:
+    """Open the store and the record of a run, and take as many CPU threads as it may.
+
+    Raises `UserError` when the model cannot be found or the run folder is of another version.
+    """
+    set_threads(config.threads)
+    return Job(config, Store(config.cache_dir), progress, Recorder(config))
+
+
+def is_finished(config: RunConfig) -> bool:
+    """Whether a run of this config is complete and stored, so that repeating it takes seconds."""
+    manifest = read_manifest(config.run_folder)
+    if manifest is None or not config.cache_dir.is_dir():
+        return False
+    store = Store(config.cache_dir)
+    try:
+        return store.get(_finished_key(config)) is not None
+    finally:
+        store.close()
+
+
+def _finished_key(config: RunConfig) -> str:
+    """Under this the store keeps that a run was completed with its results in this same store."""
+    identity = identify(config.model)
+    return content_key(
+        stage="finished",
+        run=config.run_name(),
+        model=identity.model_hash,
+        tokenizer=identity.tokenizer_hash,
+    )
 
 
 def run(config: RunConfig, progress: Progress, *, until: str = STAGES[-1]) -> Run | None:
@@ -108,52 +170,88 @@ def run(config: RunConfig, progress: Progress, *, until: str = STAGES[-1]) -> Ru
 
     Raises `UserError`, with what was finished kept, when something stands in the way.
     """
-    store = Store(config.cache_dir)
+    job = start(config, progress)
     try:
-        return _run(config, store, progress, until)
+        return _run(job, until)
     finally:
-        store.close()
+        job.store.close()
 
 
-def _run(config: RunConfig, store: Store, progress: Progress, until: str) -> Run | None:
-    recorder = Recorder(config)
-    folder = recorder.folder
-    answers = sample_answers(config, choose_questions(config), store, progress)
-    write_questions(folder, answers)
-    recorder.done("samples", sample_counts(answers), {"generated": answers.generated})
+def _run(job: Job, until: str) -> Run | None:
+    answers = sample_stage(job, choose_questions(job.config))
     if until == "samples":
         return None
-
-    meanings = find_meanings(config, answers, store, progress)
-    uncertainty = measure_uncertainty(answers.samples, meanings.clusters)
-    targets = make_targets(answers, meanings, uncertainty)
-    write_samples(folder, answers, meanings)
-    write_scores(folder, answers, meanings, uncertainty, targets)
-    recorder.done("meanings", meaning_counts(meanings), judge_counts(meanings))
+    measured = meaning_stage(job, answers)
     if until == "meanings":
         return None
-
-    states = read_hidden_states(config, answers, store, progress)
-    write_hidden_states(folder, answers, states)
-    recorder.done(
-        "hidden", {"stand_ins": {k: int(v.sum()) for k, v in states.stand_ins.items()}}, {}
-    )
+    states = hidden_stage(job, answers)
     if until == "hidden":
         return None
-
-    trained = train_probes(config, states, targets, store, progress)
-    write_probes(folder, config, recorder.hashes, trained)
-    recorder.done("probes", {"probes": len(trained.probes)}, {})
+    trained = probe_stage(job, measured, states)
     if until == "probes":
         return None
+    return evaluation_stage(job, answers, measured, states, trained)
 
-    assessment = assess(config, answers, uncertainty, states, targets, trained, progress)
+
+def sample_stage(job: Job, questions: Sequence[Question]) -> SampledAnswers:
+    """Sample the answers, and write questions.parquet."""
+    job.recorder.begin()
+    answers = sample_answers(job.config, questions, job.store, job.progress)
+    write_questions(job.recorder.folder, answers)
+    job.recorder.done("samples", sample_counts(answers), {"generated": answers.generated})
+    return answers
+
+
+def meaning_stage(job: Job, answers: SampledAnswers) -> Measured:
+    """Group the answers by meaning, measure uncertainty, and write both."""
+    job.recorder.begin()
+    meanings = find_meanings(job.config, answers, job.store, job.progress)
+    uncertainty = measure_uncertainty(answers.samples, meanings.clusters)
+    targets = make_targets(answers, meanings, uncertainty)
+    write_samples(job.recorder.folder, answers, meanings)
+    write_scores(job.recorder.folder, answers, meanings, uncertainty, targets)
+    job.recorder.done("meanings", meaning_counts(meanings), judge_counts(meanings))
+    return Measured(meanings, uncertainty, targets)
+
+
+def hidden_stage(job: Job, answers: SampledAnswers) -> HiddenStates:
+    """Read hidden states, and write hidden/."""
+    job.recorder.begin()
+    states = read_hidden_states(job.config, answers, job.store, job.progress)
+    write_hidden_states(job.recorder.folder, answers, states)
+    stand_ins = {name: int(rows.sum()) for name, rows in states.stand_ins.items()}
+    job.recorder.done("hidden", {"stand_ins": stand_ins}, {})
+    return states
+
+
+def probe_stage(job: Job, measured: Measured, states: HiddenStates) -> TrainedProbes:
+    """Train the probes, and write probes/."""
+    job.recorder.begin()
+    trained = train_probes(job.config, states, measured.targets, job.store, job.progress)
+    write_probes(job.recorder.folder, job.config, job.recorder.hashes, trained)
+    job.recorder.done("probes", {"probes": len(trained.probes)}, {})
+    return trained
+
+
+def evaluation_stage(
+    job: Job,
+    answers: SampledAnswers,
+    measured: Measured,
+    states: HiddenStates,
+    trained: TrainedProbes,
+) -> Run:
+    """Score the probes on the test questions, and write metrics.json; the whole run."""
+    job.recorder.begin()
+    folder = job.recorder.folder
+    meanings, uncertainty, targets = measured.meanings, measured.uncertainty, measured.targets
+    assessment = assess(job.config, answers, uncertainty, states, targets, trained, job.progress)
     write_scores(folder, answers, meanings, uncertainty, targets, assessment.predicted)
     write_json(folder / "metrics.json", metrics_as_json(trained, assessment, targets))
-    recorder.done("evaluation", {}, {})
+    job.recorder.done("evaluation", {}, {})
+    job.store.put(_finished_key(job.config), {"stages": list(STAGES)})
     return Run(
-        config, folder, answers, meanings, uncertainty, targets, states, trained, assessment,
-        recorder.manifest,
+        job.config, folder, answers, meanings, uncertainty, targets, states, trained, assessment,
+        job.recorder.manifest,
     )  # fmt: skip
 
 

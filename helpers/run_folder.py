@@ -69,11 +69,11 @@ def write_questions(folder: Path, answers: SampledAnswers) -> None:
     """`questions.parquet`: id, question, answer, final_answer, split, source."""
     names = ("id", "question", "answer", "final_answer", "split", "source")
     columns = {name: [getattr(q, name) for q in answers.questions] for name in names}
-    _write_parquet(folder / "questions.parquet", columns)
+    write_parquet(folder / "questions.parquet", columns)
 
 
 def write_samples(folder: Path, answers: SampledAnswers, meanings: Meanings) -> None:
-    """`samples.parquet`: one row an answer; sample_id -1 is the most likely one, without cluster."""
+    """`samples.parquet`: one row an answer; sample_id -1 is the most likely, without a cluster."""
     columns: dict[str, list] = {
         name: []
         for name in (
@@ -96,7 +96,7 @@ def write_samples(folder: Path, answers: SampledAnswers, meanings: Meanings) -> 
             columns["status"].append(grade.status if grade else None)
             columns["correct"].append(grade.correct if grade else None)
             columns["cluster"].append(cluster)
-    _write_parquet(folder / "samples.parquet", columns)
+    write_parquet(folder / "samples.parquet", columns)
 
 
 def write_scores(
@@ -122,7 +122,7 @@ def write_scores(
         "high_semantic_entropy": _known(targets.high),
         **{f"probe_{name}": _known(values) for name, values in (predicted or {}).items()},
     }
-    _write_parquet(folder / "questions_scored.parquet", columns)
+    write_parquet(folder / "questions_scored.parquet", columns)
 
 
 def write_hidden_states(folder: Path, answers: SampledAnswers, states: HiddenStates) -> None:
@@ -196,7 +196,8 @@ def metrics_as_json(trained: TrainedProbes, assessment: Assessment, targets: Tar
     }
 
 
-def _write_parquet(path: Path, columns: Mapping[str, Sequence]) -> None:
+def write_parquet(path: Path, columns: Mapping[str, Sequence]) -> None:
+    """Write named columns as one Parquet file, whole or not at all."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

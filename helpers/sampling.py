@@ -85,23 +85,35 @@ def generate(
     waiting = plan_batches(requests, batch_size)[::-1]
     while waiting:
         batch = waiting.pop()
-        try:
-            samples = _generate_batch(lm, batch, decoding)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            rows = sum(len(r.sample_ids) for r in batch)
-            if rows == 1:
-                raise UserError(
-                    f"out of memory on {lm.device} with a single sequence; lower "
-                    "--max-new-tokens, or use a smaller model or --device cpu"
-                ) from error
+        samples = _try_batch(lm, batch, decoding)
+        if samples is None:
             free_memory(lm.device)
-            waiting.extend(plan_batches(batch, (rows + 1) // 2)[::-1])
+            rows = sum(len(r.sample_ids) for r in batch)
+            # The batches that wait are no smaller: what fits is found out once, not once a batch.
+            left = [request for each in (batch, *waiting[::-1]) for request in each]
+            waiting = plan_batches(left, (rows + 1) // 2)[::-1]
             continue
         if progress:
             progress(len({s.question_id for s in samples}), sum(len(s.token_ids) for s in samples))
         yield samples
+
+
+def _try_batch(lm: LanguageModel, batch: list[Request], decoding: Decoding) -> list[Sample] | None:
+    """The batch's samples, or None when the memory does not hold them.
+
+    A function of its own: until the error is gone, its frames hold the memory that ran out.
+    """
+    try:
+        return _generate_batch(lm, batch, decoding)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if sum(len(r.sample_ids) for r in batch) == 1:
+            raise UserError(
+                f"out of memory on {lm.device} with a single sequence; lower "
+                "--max-new-tokens, or use a smaller model or --device cpu"
+            ) from error
+        return None
 
 
 def plan_batches(requests: Sequence[Request], batch_size: int) -> list[list[Request]]:
@@ -171,6 +183,7 @@ def _generate_batch(lm: LanguageModel, batch: list[Request], decoding: Decoding)
                 keep = torch.from_numpy(np.flatnonzero(going)).to(lm.device)
                 cache.batch_select_indices(keep)
                 live, lengths, mask = live[going], lengths[keep], mask[keep]
+                going = going[going]
             fed = torch.tensor([[rows.tokens[r][-1]] for r in live], device=lm.device)
             mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
             out = lm.model(
@@ -180,7 +193,8 @@ def _generate_batch(lm: LanguageModel, batch: list[Request], decoding: Decoding)
                 past_key_values=cache,
                 use_cache=True,
             )
-            lengths = lengths + 1
+            # A finished row stays where it is: its next position may be beyond the context.
+            lengths = lengths + torch.from_numpy(going).to(lm.device)
             logits = out.logits[:, -1]
     return [_sample(lm, rows, r) for r in range(len(rows.owners))]
 

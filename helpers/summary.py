@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -81,7 +81,7 @@ def _table(
     run: Run,
     title: str,
     heads: tuple[str, str],
-    rows: list[tuple[str, list[Score], Score | None]],
+    rows: Sequence[tuple[str, list[Score], Score | None]],
 ) -> list[str]:
     """Lines of one table; a reason that all rows share is said once."""
     reasons = {scores[0].undefined for _, scores, _ in rows}
@@ -96,13 +96,30 @@ def _table(
     lines[1] += f" (test, n = {max(s[0].n for _, s, _ in rows)})"
     lines.append(f"  {'':<39}{heads[0]:<23}{heads[1]:<23}{_difference_head(rows)}".rstrip())
     for label, scores, difference in rows:
-        cells = "".join(f"{format_score(s):<23}" for s in scores)
+        cells = "".join(f"{cell(s):<23}" for s in scores)
         extra = "" if difference is None else signed(difference)
         lines.append(f"  {label:<39}{cells}{extra}".rstrip())
-    return lines
+    return lines + _notes(rows)
 
 
-def _difference_head(rows: list[tuple[str, list[Score], Score | None]]) -> str:
+def cell(score: Score) -> str:
+    """A score short enough for a column; the reasons stand in `metrics.json`."""
+    if score.value is None:
+        return "undefined"
+    return format_score(score) if score.low is not None else f"{score.value:.3f} (no interval)"
+
+
+def _notes(rows: Sequence[tuple[str, list[Score], Score | None]]) -> list[str]:
+    """Why cells of a table are undefined or have no interval, each reason once."""
+    notes: dict[str, None] = {}
+    for _, scores, _ in rows:
+        for score in scores:
+            if score.value is None or score.low is None:
+                notes[score.undefined or score.note] = None
+    return [f"  note: {note}" for note in notes if note]
+
+
+def _difference_head(rows: Sequence[tuple[str, list[Score], Score | None]]) -> str:
     return "probe minus this" if any(d is not None for _, _, d in rows) else ""
 
 
@@ -142,3 +159,8 @@ def _title(run: Run, name: str) -> str:
 def probe_titles(run: Run) -> Mapping[str, str]:
     """Each probe's name to its title with position and layer."""
     return {name: _title(run, name) for name in run.trained.probes}
+
+
+def named(run: Run, source: str) -> str:
+    """A probe or a baseline as a reader meets it."""
+    return probe_titles(run).get(source, source)

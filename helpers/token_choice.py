@@ -80,8 +80,7 @@ def choose_tokens(
     # Tokens that may enter or leave the nucleus move every boundary by their probability at most.
     margin = tolerance + (values * unsure).sum(-1, keepdim=True)
     moves = unsure.any(-1, keepdim=True)
-    close = unsure.gather(1, order.gather(1, at))
-    close |= (above - target < margin) & (moves | (at < final))
+    close = (above - target < margin) & (moves | (at < final))
     close |= (target - below < margin) & (moves | (at > 0))
     ambiguous = close[:, 0]
 

@@ -16,6 +16,7 @@ import pytest
 from helpers import figures
 from helpers.curves import reliability, risk_coverage, roc_curve
 from helpers.evaluation import Score
+from helpers.figure_style import GREY
 
 ATTACK = '<script>alert(1)</script> & <a href="x">$5</a>'
 SCORE = Score("auroc", 0.912, 0.861, 0.951, 0.0005, 60)
@@ -180,7 +181,7 @@ def test_style_has_no_background_and_leaves_plotly_as_it_was() -> None:
     assert layout.paper_bgcolor == layout.plot_bgcolor == "rgba(0, 0, 0, 0)"
     assert pio.templates.default == "plotly"
     for page in (255, 17):
-        assert _contrast(int(figures.GREY[1:3], 16), page) > 4.2
+        assert _contrast(int(GREY[1:3], 16), page) > 4.2
 
 
 def _contrast(a: int, b: int) -> float:

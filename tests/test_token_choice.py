@@ -90,14 +90,25 @@ def test_a_flat_distribution_over_more_tokens_than_are_looked_at_first():
     logits[0, 7] = 30  # one decided row must not end the search for the others
     draws = rng.random(8)
     found = choose(logits, draws, top_p=0.9)
-    expected = [naive_token(row, u, temperature=1.0, top_p=0.9) for row, u in zip(logits, draws, strict=True)]
+    expected = [
+        naive_token(row, u, temperature=1.0, top_p=0.9)
+        for row, u in zip(logits, draws, strict=True)
+    ]
     assert found.tokens.tolist() == [e.token for e in expected]
     assert len(nucleus(softmax(logits[1]), 0.9)) > 8 * FIRST_CANDIDATES
 
 
 def test_a_draw_close_to_a_boundary_is_ambiguous_and_one_at_the_ends_is_not():
     logits = np.log([[0.25, 0.5, 0.25]])
-    draws = {0.0: False, 0.2: False, 0.2499: True, 0.2501: True, 0.5: False, 0.75: True, 0.9999: False}
+    draws = {
+        0.0: False,
+        0.2: False,
+        0.2499: True,
+        0.2501: True,
+        0.5: False,
+        0.75: True,
+        0.9999: False,
+    }
     for draw, ambiguous in draws.items():
         assert choose(logits, np.array([draw]), tolerance=1e-3).ambiguous.tolist() == [ambiguous]
         assert not choose(logits, np.array([draw]), tolerance=0.0).ambiguous.any()
@@ -140,7 +151,12 @@ def test_noise_below_the_tolerance_changes_no_token_that_is_not_flagged(
     logits[1:6] = logits[0]
     greedy = np.arange(8) == 7
     logits[7, :2] = logits[7].max() + 1, logits[7].max() + 1 + near
-    settings_ = {"greedy": greedy, "temperature": temperature, "top_p": float(top_p), "tolerance": 2e-5}
+    settings_ = {
+        "greedy": greedy,
+        "temperature": temperature,
+        "top_p": float(top_p),
+        "tolerance": 2e-5,
+    }
     clean = choose(logits, draws, **settings_)
     for _ in range(3):
         noisy = choose(logits + rng.uniform(-1e-6, 1e-6, logits.shape), draws, **settings_)
@@ -148,12 +164,14 @@ def test_noise_below_the_tolerance_changes_no_token_that_is_not_flagged(
         assert not (changed & ~clean.ambiguous).any()
 
 
-def test_few_tokens_are_flagged():
+@pytest.mark.parametrize(("vocabulary", "top_p", "most"), [(200, 1.0, 0.01), (20_000, 0.99, 0.3)])
+def test_few_tokens_are_flagged(vocabulary, top_p, most):
+    # Among the second's thousands of rare tokens one is always at the edge of the nucleus; that
+    # matters to a draw beside a boundary only.
     rng = np.random.default_rng(3)
-    logits = rng.normal(0, 3, (3000, 200))
-    for top_p in (0.9, 1.0):
-        found = choose(logits, rng.random(3000), top_p=top_p, tolerance=tie_tolerance(torch.float32))
-        assert found.ambiguous.mean() < 0.005
+    logits = rng.normal(0, 3.3, (200, vocabulary))
+    found = choose(logits, rng.random(200), top_p=top_p, tolerance=tie_tolerance(torch.float32))
+    assert found.ambiguous.mean() < most
 
 
 @pytest.mark.parametrize("top_p", [0.9, 1.0])

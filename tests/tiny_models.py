@@ -58,9 +58,7 @@ def _config(architecture: str, vocabulary: int) -> Any:
         "pad_token_id": 0,
     }
     if architecture == "gpt2":
-        return GPT2Config(
-            n_embd=WIDTH, n_layer=N_LAYERS, n_head=4, n_positions=CONTEXT, **common
-        )
+        return GPT2Config(n_embd=WIDTH, n_layer=N_LAYERS, n_head=4, n_positions=CONTEXT, **common)
     common |= {
         "hidden_size": WIDTH,
         "intermediate_size": 48,
@@ -108,7 +106,11 @@ def save_classifier(folder: Path, labels: Sequence[str] = LABELS, *, seed: int =
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = DebertaV2ForSequenceClassification(config)
-        model.classifier.weight.data.normal_(std=0.6)
+        model.classifier.weight.data.normal_(std=1.5)
+    texts = ["19", "She has 19 apples.", "no idea", "It is seven, for twelve less five is seven"]
+    pairs = tokenizer(texts * 4, sorted(texts * 4), padding=True, return_tensors="pt")
+    with torch.no_grad():  # a random classifier would give almost every pair the same label
+        model.classifier.bias.data = -model.eval()(**pairs).logits.mean(0)
     names = {"not_entailment": "neutral"}
     plain = [label.lower().replace("-", "_") for label in labels]
     known = [names.get(label, label) for label in plain]

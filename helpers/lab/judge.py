@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from helpers.clustering import PairQuery
 from helpers.lab.language_model import TrainingLog, fast_bfloat16
 from helpers.lab.problems import Problem, phrase, problems
 from helpers.lab.tokenizers import judge_tokenizer
@@ -175,7 +176,13 @@ def judge_config(vocabulary: int) -> Any:
     """The `DebertaV2Config` of the lab's judge."""
     from transformers import DebertaV2Config
 
+    shape: Any = {
+        "position_buckets": 64,
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+    }
     return DebertaV2Config(
+        **shape,
         vocab_size=vocabulary,
         hidden_size=128,
         num_hidden_layers=4,
@@ -183,10 +190,7 @@ def judge_config(vocabulary: int) -> Any:
         intermediate_size=384,
         max_position_embeddings=512,
         relative_attention=True,
-        position_buckets=64,
         pos_att_type=["c2p", "p2c"],
-        share_att_key=True,
-        norm_rel_ebd="layer_norm",
         position_biased_input=False,
         type_vocab_size=2,
         initializer_range=0.08,
@@ -213,3 +217,17 @@ def _encode(tokenizer: Any, batch: list[AnswerPair], with_question: bool) -> Any
         padding=True,
         return_tensors="pt",
     )
+
+
+def agreement_with_answers(
+    equivalent: Callable[[list[PairQuery]], list[bool]], n: int, seed: int, *, pool: str
+) -> dict[str, float]:
+    """Share of n held-out pairs of each kind that a judge takes for the same or not, as they are."""
+    pairs = list(islice(answer_pairs(seed, pool=pool), n))
+    verdicts = equivalent([PairQuery(p.question, p.premise, p.hypothesis) for p in pairs])
+    right = [v == (p.kind == "paraphrase") for v, p in zip(verdicts, pairs, strict=True)]
+    shares = {
+        kind: float(np.mean([r for r, p in zip(right, pairs, strict=True) if p.kind == kind]))
+        for kind in KINDS
+    }
+    return {"all": float(np.mean(right)), **shares}

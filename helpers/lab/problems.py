@@ -13,13 +13,16 @@ True
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from helpers.datasets import Question
 from helpers.lab.templates import DISTRACTORS, NAMES, TEMPLATES, UNSEEN_TEMPLATES, Template
+
+T = TypeVar("T")
 
 OPERATIONS = ("+", "-", "*", "/")
 STEP_WEIGHTS = (0.4, 0.3, 0.2, 0.1)
@@ -34,8 +37,10 @@ REQUESTS = (
 
 SENTENCES = ("{N} has {n} {i}.", "There are {n} {i}.", "It is {n} {i}.", "That makes {n} {i}.")
 OPENERS = ("", "So ", "In the end ", "All in all ", "After all that ", "By my count ", "I think ")
-CORES = ("{N} has {n} {i}", "there are {n} {i}", "it comes to {n} {i}", "we get {n} {i}")
-CORES += ("{n} {i} are there", "the count is {n} {i}", "{N} ends up with {n} {i}")
+CORES = (
+    "{N} has {n} {i}", "there are {n} {i}", "it comes to {n} {i}", "we get {n} {i}",
+    "{n} {i} are there", "the count is {n} {i}", "{N} ends up with {n} {i}",
+)  # fmt: skip
 CLOSERS = (".", " now.", " altogether.", " for {N}.", ", I am sure.", ", as far as I see.")
 
 
@@ -157,7 +162,7 @@ def lab_questions(limit: int, seed: int, ood: bool = False) -> list[Question]:
     ]
 
 
-def _pick(rng: np.random.Generator, options: tuple) -> str:
+def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
     return options[int(rng.integers(len(options)))]
 
 
@@ -170,7 +175,7 @@ def _operation(
 ) -> tuple[str, int, int]:
     """Another operation than the `previous`, that keeps the quantity whole and not too large."""
     while True:
-        op = str(_pick(rng, OPERATIONS))
+        op = _pick(rng, OPERATIONS)
         b = int(rng.integers(2, 7 if op in "*/" else largest + 1))
         if op == previous or (op == "/" and total % b):
             continue

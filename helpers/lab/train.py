@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from helpers.lab.judge import train_judge
 from helpers.lab.language_model import train_language_model
@@ -21,7 +22,7 @@ def train_lab(
     """Train the language model and the judge (or one of them) and write their folders."""
     set_threads(threads)
     folder = into or LAB_FOLDER
-    given = {} if steps is None else {"steps": steps}
+    given: Any = {} if steps is None else {"steps": steps}
     if only != "judge":
         train_language_model(
             folder / "language_model", seed=seed, compile=bool(shutil.which("g++")), **given
