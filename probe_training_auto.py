@@ -259,9 +259,16 @@ def _(run):
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    Then the question that matters in use: is this answer one of the uncertain ones? A baseline
-    that looks at the samples, such as lexical entropy, costs K answers; the probe costs none.
+    Then the question that matters in use: is this answer one of the uncertain ones? Baselines that
+    look at the samples, such as lexical entropy, cost K answers; the probe, the question's length
+    and the input layer cost none.
     """)
+    return
+
+
+@app.cell
+def _(run):
+    show(report_tables.headline, run)
     return
 
 

@@ -151,9 +151,9 @@ def plain(text: object, length: int = 100) -> str:
     return html.escape(cut(text, length), quote=False).replace("$", "&#36;")
 
 
-def wrapped(text: object, length: int) -> str:
+def wrapped(text: object, length: int, width: int = 56) -> str:
     """Anyone's text, cut to `length` characters and broken into lines, which Plotly does not do."""
-    return "<br>".join(plain(part) for part in textwrap.wrap(cut(text, length), 56))
+    return "<br>".join(plain(part) for part in textwrap.wrap(cut(text, length), width))
 
 
 def known_values(column: Any) -> tuple[np.ndarray, str]:

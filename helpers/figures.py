@@ -317,10 +317,10 @@ def score_intervals(
     low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
     pad = 0.06 * (high - low) or 0.05
     fig.update_layout(margin={"r": 160})
-    fig.update_xaxes(range=[low - pad, high + pad])
+    fig.update_xaxes(range=[low - pad, high + pad], nticks=6, tickangle=0)
     fig.update_yaxes(
         tickvals=list(range(len(names))),
-        ticktext=[plain(name, 34) for name in names],
+        ticktext=[wrapped(name, 48, 26) for name in names],
         range=[len(names) - 0.5, -0.5],
         zeroline=False,
         showgrid=False,

@@ -88,7 +88,9 @@ def preset_choice(asked: RunConfig) -> Any:
 
     options = {f"{name}: {PRESET_NOTES[name]}": name for name in PRESETS}
     chosen = next(title for title, name in options.items() if name == asked.preset)
-    return mo.ui.dropdown(options, value=chosen, allow_select_none=False, label="Preset")
+    return mo.ui.dropdown(
+        options, value=chosen, allow_select_none=False, label="preset", full_width=True
+    )
 
 
 def with_preset(asked: RunConfig, preset: str) -> RunConfig:
@@ -259,6 +261,7 @@ def question_choice(rows: list[dict[str, Any]]) -> Any:
         page_size=8,
         hidden_columns=["row"],
         wrapped_columns=["question"],
+        column_widths={"question": 340},
         show_data_types=False,
         show_column_summaries=False,
         show_download=False,
@@ -278,4 +281,5 @@ def conclude(run: Run) -> Any:
         return None
     import marimo as mo
 
-    return mo.plain_text(text)
+    where = mo.Html(f"This run is in <code>{html.escape(str(run.folder))}</code>.")
+    return mo.vstack([where, mo.accordion({"All of it as text": mo.plain_text(text)})])

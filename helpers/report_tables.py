@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from helpers.assessment import TrainedProbes
+from helpers.assessment import LEXICAL, TrainedProbes
 from helpers.datasets import Question
 from helpers.evaluation import Score
 from helpers.figure_style import METRIC_NAMES
 from helpers.pipeline import HiddenStates, SampledAnswers
 from helpers.run import Measured, Run
-from helpers.summary import cell, named
+from helpers.summary import cell, named, signed
 from helpers.uncertainty import ESTIMATORS
 
 POSITION_WORDS = {
@@ -36,16 +36,20 @@ _LINE = "border-bottom:1px solid rgba(128,128,128,0.25)"
 def html_table(heads: Sequence[str], rows: Sequence[Sequence[object]], note: str = "") -> str:
     """An HTML table of anyone's texts, all escaped; it scrolls sideways where it is too wide."""
     head = "".join(f'<th style="{_CELL};{_LINE};{_MUTED}">{_safe(h)}</th>' for h in heads)
-    body = "".join(
-        "<tr>" + "".join(f'<td style="{_CELL};{_LINE}">{_safe(c)}</td>' for c in row) + "</tr>"
-        for row in rows
-    )
+    body = "".join(f"<tr>{''.join(_table_cell(c) for c in row)}</tr>" for row in rows)
     below = f'<div style="{_MUTED};margin-top:0.4rem;font-size:0.85rem">{_safe(note)}</div>'
     return (
         '<div style="overflow-x:auto;font-size:0.9rem;font-variant-numeric:tabular-nums">'
         f'<table style="border-collapse:collapse;border:0"><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>{below if note else ''}"
     )
+
+
+def _table_cell(value: object) -> str:
+    """A cell: numbers and names stay on one line, sentences take the room they need."""
+    short = len(str(value)) <= 26
+    width = "white-space:nowrap" if short else "min-width:11rem"
+    return f'<td style="{_CELL};{_LINE};{width}">{_safe(value)}</td>'
 
 
 def questions_table(questions: Sequence[Question], shown: int = 5) -> str:
@@ -67,7 +71,7 @@ def answers_table(answers: SampledAnswers, shown: int = 3, each: int = 4) -> str
         (
             _cut(question.question, 120),
             greedy.text.strip(),
-            "\n".join(sample.text.strip() for sample in samples[:each]),
+            "\n".join(f"· {sample.text.strip()}" for sample in samples[:each]),
         )
         for question, greedy, samples in zip(
             answers.questions[:shown], answers.greedy, answers.samples, strict=False
@@ -89,6 +93,8 @@ def meanings_table(answers: SampledAnswers, measured: Measured) -> str:
     rows = []
     for low, high in ((1, 1), (2, 2), (3, 4), (5, 8), (9, max(9, int(counts.max())))):
         chosen = (counts >= low) & (counts <= high)
+        if not chosen.any():
+            continue
         known = chosen & ~np.isnan(wrong)
         right = f"{100 * (1 - wrong[known].mean()):.0f} % of {known.sum()}" if known.any() else "–"
         rows.append((str(low) if low == high else f"{low} to {high}", f"{chosen.sum():,}", right))
@@ -102,8 +108,11 @@ def meanings_table(answers: SampledAnswers, measured: Measured) -> str:
 
 def formula_cards() -> str:
     """What each estimator is, in which units, and what others call it."""
-    heads = ("estimator", "formula", "units", "source", "also called")
-    rows = [(c.title, c.formula, c.units, c.source, c.also_called) for c in ESTIMATORS.values()]
+    heads = ("estimator", "formula", "units", "source and other names")
+    rows = [
+        (c.title, c.formula, c.units, f"{c.source}\nalso: {c.also_called}")
+        for c in ESTIMATORS.values()
+    ]
     note = "For all of them higher means more uncertain. N answers; n_c of them in meaning c; l_i "
     return html_table(heads, rows, note + "an answer's log-probability in nats.")
 
@@ -131,6 +140,29 @@ def missing_probes(trained: TrainedProbes) -> str:
     """Which probes could not be trained, and why."""
     rows = [(name.replace("_", " "), reason) for name, reason in trained.undefined.items()]
     return html_table(("probe", "undefined, because"), rows) if rows else ""
+
+
+def headline(run: Run) -> str:
+    """Whether the probe beats the best baseline that, like itself, needs no samples."""
+    high, differences = run.assessment.high_entropy, run.assessment.differences
+    if "high_semantic_entropy" not in high:
+        return _paragraph(f"There is no probe: {run.trained.undefined['high_semantic_entropy']}.")
+    free = [name for name in differences if name not in LEXICAL.values()]
+    best = max(free, key=lambda name: high[name]["auroc"].value or 0.0)
+    difference = differences[best]
+    if difference.low is None or difference.high is None:
+        verdict = "these questions do not tell whether the probe is better"
+    elif difference.low > 0:
+        verdict = "the probe is better"
+    elif difference.high < 0:
+        verdict = "the probe is worse"
+    else:
+        verdict = "the interval holds 0: no evidence that the probe is better"
+    return _paragraph(
+        f"In short: AUROC {cell(high['high_semantic_entropy']['auroc'])} for the probe, "
+        f"{cell(high[best]['auroc'])} for the best baseline that needs no samples ({best}); "
+        f"difference {signed(difference)}: {verdict}."
+    )
 
 
 def regression_table(run: Run) -> str:
@@ -166,10 +198,9 @@ def scores_table(run: Run, scores: Mapping[str, Mapping[str, Score]], names: Seq
         rows.append([named(run, source), *cells, "" if p_value is None else f"{p_value:.4f}"])
         notes |= {s.undefined or s.note: None for s in shown if s.value is None or s.low is None}
     n = max(s.n for row in scores.values() for s in row.values())
-    p_words = f"p: of the {METRIC_NAMES[names[0]]}, by permutation."
-    note = " ".join(
-        [f"{n} test questions, 95 % bootstrap intervals; {p_words}", *filter(None, notes)]
-    )
+    note = f"{n} test questions, 95 % bootstrap intervals; p of the {heads[1]}, by permutation."
+    reasons = "; ".join(filter(None, notes))
+    note += f" Undefined, or without an interval: {reasons}." if reasons else ""
     return html_table(heads, rows, note)
 
 
@@ -213,7 +244,7 @@ def question_card(run: Run, i: int | None) -> str:
         ("most likely answer", f"{greedy.text.strip()}  ({_status(run, i)})"),
     ]
     values = [
-        *((c.title, f"{run.uncertainty[n][i]:.3f}", c.units) for n, c in ESTIMATORS.items()),
+        *((c.title, f"{run.uncertainty[n][i]:.4g}", c.units) for n, c in ESTIMATORS.items()),
         *(
             (named(run, name), f"{values[i]:.3f}", _unit(name))
             for name, values in run.assessment.predicted.items()
@@ -240,7 +271,7 @@ def _by_meaning(run: Run, i: int) -> list[tuple[str, str]]:
     return [
         (
             f"{sum(counts.values())} of {k}",
-            "\n".join(text if n == 1 else f"{text}  (× {n})" for text, n in counts.items()),
+            "\n".join(f"· {text}" + (f" (× {n})" if n > 1 else "") for text, n in counts.items()),
         )
         for counts in ordered
     ]
@@ -253,6 +284,10 @@ def _status(run: Run, i: int) -> str:
 
 def _unit(probe: str) -> str:
     return "nats" if probe.startswith("semantic_entropy") else "probability"
+
+
+def _paragraph(text: str) -> str:
+    return f'<p style="font-weight:600;margin:0">{_safe(text)}</p>'
 
 
 def _heading(text: str) -> str:

@@ -54,6 +54,7 @@ def choose_tokens(
 
     # MPS has no float64; everywhere else the sums below are then exact enough to be compared.
     exact = torch.float32 if logits.device.type == "mps" else torch.float64
+    tolerance /= min(1.0, temperature)  # a low temperature magnifies what the logits are off by
     log_p = torch.log_softmax(logits.to(exact), dim=-1)
     entropies = torch.special.entr(log_p.exp()).sum(-1)
     p = torch.softmax(logits.to(exact) / temperature, dim=-1)
@@ -87,7 +88,8 @@ def choose_tokens(
     best, best_ids = log_p.topk(2, dim=-1)
     is_greedy = torch.as_tensor(greedy, device=p.device)
     tokens = torch.where(is_greedy, best_ids[:, 0], tokens)
-    ambiguous = torch.where(is_greedy, best[:, 0] - best[:, 1] < tolerance, ambiguous)
+    # Rounding moves logits some ten times as far as it moves cumulative probabilities.
+    ambiguous = torch.where(is_greedy, best[:, 0] - best[:, 1] < 10 * tolerance, ambiguous)
     chosen = log_p.gather(1, tokens[:, None])[:, 0]
     return TokenChoice(
         tokens.cpu().numpy(),
