@@ -169,9 +169,11 @@ def _sweep(
 ) -> Sweep:
     if words == "high semantic entropy" and targets.threshold is None:
         raise UndefinedTarget(
-            "high semantic entropy is undefined: every training question has the same semantic "
-            "entropy, so nothing splits high from low; raise --temperature or --limit"
+            "every training question has the same semantic entropy, so nothing splits high from "
+            "low; raise --temperature or --limit"
         )
+    if words == "wrong most likely answer":
+        _check_correctness(target, targets)
     return sweep(
         hidden,
         target,
@@ -179,6 +181,22 @@ def _sweep(
         train=targets.rows("train", target),
         validation=targets.rows("validation", target),
         target_name=words,
+    )
+
+
+def _check_correctness(wrong: np.ndarray, targets: Targets) -> None:
+    """Say in words when correctness has one class or none, as it does for a model too weak."""
+    known = wrong[~np.isnan(wrong)]
+    n_right, n_wrong, n = int((known == 0).sum()), int((known == 1).sum()), len(wrong)
+    if n_right and n_wrong:
+        return
+    if not len(known):
+        found = f"none of the {n} most likely answers could be graded (no final answer stated)"
+    else:
+        found = f"correctness has one class: {n_right} right, {n_wrong} wrong, of {n} questions"
+    raise UndefinedTarget(
+        f"{found}; the correctness probe and every AUROC for wrong answers are undefined; use "
+        "easier questions or a stronger model"
     )
 
 
@@ -423,7 +441,7 @@ def _tripwires(
 ) -> tuple[tuple[Tripwire, ...], np.ndarray]:
     probe = trained.probes.get("high_semantic_entropy")
     if not isinstance(probe, LinearProbe):
-        reason = trained.undefined.get("high_semantic_entropy", "there is no probe")
+        reason = "there is no probe for high semantic entropy"
         names = ("shuffled labels", "memorisation", "constant input")
         return tuple(Tripwire(n, None, None, "", reason) for n in names), np.array([])
     train, test = targets.rows("train"), targets.rows("test")

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from helpers.config import RunConfig, add_arguments, config_from_namespace
+from helpers.config import PlainParser, RunConfig, add_arguments, config_from_namespace
 from helpers.errors import UserError
 
 STAGE_COMMANDS = {
@@ -57,7 +57,7 @@ def explain(problem: UserError | KeyboardInterrupt) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `sep`, one sub-command a stage."""
-    parser = argparse.ArgumentParser(
+    parser = PlainParser(
         prog="sep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -113,12 +113,12 @@ def _dispatch(options: argparse.Namespace) -> int:
         folder = Path(options.run) if options.run else config.run_folder
         print(describe_score(score_prompt(folder, options.prompt, config, raw=options.raw)))
         return 0
-    if options.command == "entropy" and options.samples:
+    if options.command == "entropy" and options.samples is not None:
         if not {"judge", "judge_model"} & set(vars(options)):
             config = config.model_copy(update={"judge": "final-answer"})
         from helpers.own_samples import run_on_samples
 
-        print(run_on_samples(Path(options.samples), config))
+        print(run_on_samples(Path(options.samples).expanduser(), config))
         return 0
     return run_stages(config, STAGE_COMMANDS[options.command][0])
 

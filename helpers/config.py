@@ -10,6 +10,7 @@ import argparse
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -114,9 +115,18 @@ class RunConfig(BaseModel):
         return {name: fields[name] for name in fields if not is_execution(name)}
 
     def run_name(self) -> str:
-        """The run folder's name: the preset and eight digits of the config's hash."""
+        """The run folder's name: what was run on what, and eight digits of the config's hash.
+
+        The preset's name stands for its model and questions; a run with others names those.
+        """
         text = json.dumps(self.results_fields(), sort_keys=True)
-        return f"{self.preset}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        changes = PRESETS.get(self.preset, {})
+        usual = {name: changes.get(name, "lab") for name in ("model", "questions")}
+        if usual == {"model": self.model, "questions": self.questions}:
+            return f"{self.preset}-{digest}"
+        parts = (Path(self.model).name, Path(self.questions).stem)
+        return "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", part) for part in (*parts, digest))
 
     @property
     def run_folder(self) -> Path:
@@ -220,7 +230,7 @@ def config_from_arguments(
 
     Raises `UserError` for a flag that does not exist; `--help` prints all and exits.
     """
-    parser = _Parser(
+    parser = PlainParser(
         prog=program,
         description="Sample a language model, measure its semantic entropy, train probes on its "
         "hidden states, and say how well they work. Writes a run folder below --out.",
@@ -234,7 +244,7 @@ def config_from_arguments(
     return config_from_namespace(parser.parse_args([a for a in arguments if a != "--"]))
 
 
-class _Parser(argparse.ArgumentParser):
+class PlainParser(argparse.ArgumentParser):
     """Says what is wrong with a flag as every other mistake is said."""
 
     def error(self, message: str) -> NoReturn:

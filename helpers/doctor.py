@@ -34,7 +34,8 @@ def _devices() -> list[str]:
     except ImportError:
         return ["  torch is not installed: `uv sync` installs it; the dashboard does without"]
     cores = os.cpu_count() or 1
-    lines = [f"  cpu: {cores} cores, load {os.getloadavg()[0]:.1f}"]
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    lines = [f"  cpu: {cores} cores{load}"]
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)
@@ -60,6 +61,9 @@ def _lab_models() -> list[str]:
 def _storage(config: RunConfig) -> list[str]:
     lines = []
     for title, folder in (("stored results", config.cache_dir), ("run folders", config.out)):
+        if folder.is_file():
+            lines.append(f"  {title:<16}{folder} is a file: name a folder")
+            continue
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
         lines.append(f"  {title:<16}{folder}: {size / 1e6:,.1f} MB")
     place = next(p for p in (config.out, *config.out.absolute().parents) if p.exists())

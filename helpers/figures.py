@@ -320,7 +320,7 @@ def score_intervals(
     fig.update_xaxes(range=[low - pad, high + pad], nticks=6, tickangle=0)
     fig.update_yaxes(
         tickvals=list(range(len(names))),
-        ticktext=[wrapped(name, 48, 26) for name in names],
+        ticktext=[wrapped(name, 48, 34) for name in names],
         range=[len(names) - 0.5, -0.5],
         zeroline=False,
         showgrid=False,

@@ -53,7 +53,7 @@ def problems_explained() -> Iterator[None]:
         import marimo as mo
 
         text = f"<strong>This step cannot go on.</strong> {html.escape(str(problem))}"
-        mo.stop(True, mo.callout(mo.Html(text), kind="danger"))
+        mo.stop(True, mo.callout(mo.Html(f"<div>{text}</div>"), kind="danger"))
     except KeyboardInterrupt as stopped:
         if in_notebook():
             raise
@@ -210,7 +210,7 @@ def waiting(config: RunConfig) -> Any:
         "stopped at any time and goes on from where it was. A run that is stored already is shown "
         f"without pressing. (Started with <code>-- {RUN_FLAG}</code>, the page does not wait.)"
     )
-    return mo.callout(mo.Html(text), kind="neutral")
+    return mo.callout(mo.Html(f"<div>{text}</div>"), kind="neutral")
 
 
 def progress_here() -> Progress:
@@ -230,7 +230,8 @@ def notebook_progress() -> Progress:
         ) as bar:  # fmt: skip
 
             def show(state: StageProgress) -> None:
-                bar.update(state.done - bar.current, subtitle=state.line())
+                pace = state.line().removeprefix(f"{title}: ")
+                bar.update(state.done - bar.current, subtitle=pace)
 
             yield StageProgress(title, total, unit, show)
 
@@ -281,5 +282,5 @@ def conclude(run: Run) -> Any:
         return None
     import marimo as mo
 
-    where = mo.Html(f"This run is in <code>{html.escape(str(run.folder))}</code>.")
+    where = mo.Html(f"<div>This run is in <code>{html.escape(str(run.folder))}</code>.</div>")
     return mo.vstack([where, mo.accordion({"All of it as text": mo.plain_text(text)})])

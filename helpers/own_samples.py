@@ -206,6 +206,8 @@ def describe(scored: ScoredSamples) -> str:
         for name, row in scored.scores.items():
             cells = "".join(f"{format_score(s):<25}" for s in row.values())
             lines.append(f"  {ESTIMATORS[name].title:<34}{cells}".rstrip())
+    elif grades:
+        lines.append(f"  none of {len(grades):,} samples states an answer: errors cannot be told")
     else:
         lines.append("  no reference answers in the file, so errors cannot be told")
     lines += [f"  {ESTIMATORS[k].title}: skipped, {why}" for k, why in scored.skipped.items()]

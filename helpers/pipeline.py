@@ -88,8 +88,9 @@ def choose_questions(config: RunConfig) -> list[Question]:
         count = sum(q.split == split for q in questions)
         if count < 2:
             raise UserError(
-                f"only {count} of {len(questions)} questions are in the {split} split; raise "
-                "--limit (a few hundred questions are needed for a probe)"
+                f"{config.questions}: only {count} of {len(questions)} questions are in the "
+                f"{split} split; raise --limit, or take a source with more questions (a few "
+                "hundred are needed for a probe)"
             )
     return questions
 

@@ -20,6 +20,7 @@ from helpers.assessment import (
 )
 from helpers.config import RunConfig
 from helpers.datasets import Question
+from helpers.errors import UserError
 from helpers.models import identify, set_threads
 from helpers.pipeline import (
     HiddenStates,
@@ -138,6 +139,8 @@ def start(config: RunConfig, progress: Progress) -> Job:
 
     Raises `UserError` when the model cannot be found or the run folder is of another version.
     """
+    if config.out.is_file():
+        raise UserError(f"--out {config.out} is a file; name a folder")
     set_threads(config.threads)
     return Job(config, Store(config.cache_dir), progress, Recorder(config))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers.config import RunConfig
+from helpers.config import RunConfig, make_config
 from helpers.errors import UserError
 from helpers.hidden_states import TokenSequence, capture
 from helpers.models import load_language_model, set_threads
@@ -46,13 +46,22 @@ def score_prompt(
             f"{folder} is no run folder; train probes first with `sep run` (the same flags), or "
             "name a run with --run outputs/NAME"
         )
-    trained = RunConfig(**{**config.model_dump(), **manifest["config"]})
+    if "config" not in manifest:
+        raise UserError(
+            f"{folder} has no probes: it holds answers that were scored without a model; name a "
+            "run made by `sep run` with --run outputs/NAME"
+        )
+    _check_prompt(prompt)
+    trained = make_config(**{**config.model_dump(), **manifest["config"]})
     set_threads(trained.threads)
     lm = load_language_model(trained.model, device=config.device, dtype=trained.dtype)
     loaded = {target: _prompt_probe(folder, target, lm.identity) for target in TARGETS}
     probes = {target: found for target, found in loaded.items() if found}
     if not probes:
-        raise UserError(f"{folder / 'probes'} has no probe that reads the prompt alone (tbg)")
+        raise UserError(
+            f"{folder / 'probes'} has no probe that reads the prompt alone; run `sep train` with "
+            "the same flags, and with tbg among the --positions"
+        )
     if raw:
         ids = tuple(lm.tokenizer(prompt)["input_ids"])
     else:
@@ -78,6 +87,15 @@ def score_prompt(
             )
         )
     return readings
+
+
+def _check_prompt(prompt: str) -> None:
+    if not prompt.strip():
+        raise UserError('the prompt is empty: ask a question, as in `sep score "How many …?"`')
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise UserError("the prompt is no UTF-8 text: type it in a UTF-8 terminal") from error
 
 
 @dataclass(frozen=True)
@@ -106,13 +124,13 @@ def describe_score(readings: list[ProbeReading]) -> str:
             title, unit = "predicted semantic entropy", " nats"
         elif target == "high_semantic_entropy":
             title, unit = "p(high semantic entropy)", ""
+            if reading and reading.threshold is not None:
+                title = f"p(semantic entropy > {reading.threshold:.2f} nats)"
         else:
             title, unit = "p(wrong)", ""
         if reading is None:
-            lines.append(f"{title:<28}undefined: the run has no such probe at the prompt")
+            lines.append(f"{title:<34}undefined: the run has no such probe at the prompt")
             continue
-        if reading.threshold is not None:
-            title += f" > {reading.threshold:.2f}"
         lines.append(
             f"{title:<34}{reading.value:6.2f}{unit:<6}higher than {100 * reading.quantile:.0f} % "
             f"of the training questions ({reading.place})"

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from run_folders import TINY
+
+from helpers.config import RunConfig, make_config
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,3 +25,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real inputs are not on this machine ({folder})")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """The config of a finished run of thirty lab questions, made once; only look at its folder."""
+    from helpers.progress import silent_progress
+    from helpers.run import run
+
+    base = tmp_path_factory.mktemp("tiny")
+    config = make_config(**TINY, cache_dir=base / "cache", out=base / "out")
+    assert run(config, silent_progress())
+    return config

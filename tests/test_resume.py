@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from safetensors.numpy import load_file
+from run_folders import assert_same_run
 
 from helpers.config import make_config
 from helpers.progress import silent_progress
@@ -103,22 +103,3 @@ def test_batch_size_changes_nothing(undisturbed: Path, tmp_path: Path) -> None:
     columns = ["question_id", "sample_id", "text", "token_ids", "finish_reason", "cluster"]
     expected = pq.read_table(undisturbed / "samples.parquet", columns=columns)
     assert pq.read_table(config.run_folder / "samples.parquet", columns=columns) == expected
-
-
-def assert_same_run(expected: Path, found: Path) -> None:
-    """Every file of two run folders is the same, but for the time the work took."""
-    names = sorted(p.relative_to(expected) for p in expected.rglob("*") if p.is_file())
-    assert names == sorted(p.relative_to(found) for p in found.rglob("*") if p.is_file())
-    for name in names:
-        if name.suffix == ".parquet":
-            assert pq.read_table(expected / name) == pq.read_table(found / name), name
-        elif name.suffix == ".safetensors":
-            ours, theirs = load_file(expected / name), load_file(found / name)
-            assert {k: v.tobytes() for k, v in ours.items()} == {
-                k: v.tobytes() for k, v in theirs.items()
-            }, name
-        elif name.name == "manifest.json":
-            ours, theirs = (json.loads((f / name).read_text()) for f in (expected, found))
-            assert ours | {"work": 0} == theirs | {"work": 0}
-        else:
-            assert (expected / name).read_bytes() == (found / name).read_bytes(), name

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from helpers.errors import UserError
 from helpers.lab.judge import train_judge
 from helpers.lab.language_model import train_language_model
 from helpers.models import LAB_FOLDER, set_threads
@@ -19,9 +20,22 @@ def train_lab(
     seed: int = 0,
     threads: int = 0,
 ) -> None:
-    """Train the language model and the judge (or one of them) and write their folders."""
-    set_threads(threads)
+    """Train the language model and the judge (or one of them) and write their folders.
+
+    Raises `UserError` before any training when the folder cannot be written or a number is too
+    small.
+    """
+    for name, value, least in (("steps", steps, 1), ("seed", seed, 0), ("threads", threads, 0)):
+        if value is not None and value < least:
+            raise UserError(f"--{name} is {value}: it must be {least} or more")
     folder = into or LAB_FOLDER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--into {folder} cannot be made ({error.strerror}): name another folder"
+        ) from error
+    set_threads(threads)
     given: Any = {} if steps is None else {"steps": steps}
     if only != "judge":
         train_language_model(

@@ -1,0 +1,216 @@
+"""The application: as cells with another config, as a script, as a report, and its parts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from helpers import notebook, report_tables
+from helpers.config import PRESETS, RunConfig, make_config
+from helpers.datasets import Question
+from helpers.errors import UserError
+from helpers.run import STAGES, is_finished
+
+PROGRAM = "probe_training_auto.py"
+SMALL = {
+    "judge": "final-answer", "limit": 30, "k": 4, "n_permutations": 1000, "n_bootstrap": 200,
+}  # fmt: skip
+
+
+def flags(config: RunConfig) -> list[str]:
+    """The flags that ask for a config of the tests."""
+    names = [*SMALL, "cache_dir", "out"]
+    return [p for n in names for p in ("--" + n.replace("_", "-"), str(getattr(config, n)))]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """A config of a minute's work at most, with a store of its own."""
+    folder = tmp_path_factory.mktemp("notebook")
+    return make_config("lab", cache_dir=folder / "cache", out=folder / "outputs", **SMALL)
+
+
+@pytest.fixture(scope="module")
+def finished(small: RunConfig) -> dict:
+    """What the cells define when they run with the small config."""
+    from probe_training_auto import app
+
+    _, definitions = app.run(defs={"config": small})
+    return dict(definitions)
+
+
+def start(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in the repository as a person would, with one thread and no network."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def export(root: Path, page: Path, *asked: str) -> subprocess.CompletedProcess[str]:
+    """Export a copy of the application: marimo leaves a snapshot beside what it exports."""
+    copy = shutil.copy(root / PROGRAM, page.with_name(PROGRAM))
+    return start(root, "-m", "marimo", "export", "html", str(copy), "-o", str(page), "--", *asked)
+
+
+def test_cells_run_with_another_config(finished: dict, small: RunConfig) -> None:
+    run = finished["run"]
+    assert run.config == small
+    assert len(finished["answers"].samples[0]) == 4
+    assert run.assessment.high_entropy["question length"]["auroc"].n > 0
+    manifest = json.loads((small.run_folder / "manifest.json").read_text())
+    assert manifest["stages_done"] == list(STAGES)
+    assert is_finished(small)
+    assert not is_finished(small.model_copy(update={"cache_dir": small.out / "elsewhere"}))
+
+
+def test_cells_keep_texts_of_a_model_from_becoming_markup(finished: dict) -> None:
+    attack = "<img src=x onerror=alert(1)>"
+    run, answers = finished["run"], finished["answers"]
+    hostile = tuple(replace(sample, text=attack) for sample in answers.samples[0])
+    answers = replace(answers, samples=(hostile, *answers.samples[1:]), greedy=hostile)
+    card = report_tables.question_card(replace(run, answers=answers), 0)
+    table = report_tables.answers_table(answers)
+    question = Question("1", attack, attack, None, "test", "")
+    for page in (card, table, report_tables.questions_table([question])):
+        assert "&lt;img src=x" in page
+        assert "<img" not in page
+
+
+def test_browser_lists_the_test_questions_from_most_to_least_uncertain(finished: dict) -> None:
+    run = finished["run"]
+    rows = report_tables.browser_rows(run)
+    values = [row["semantic entropy"] for row in rows]
+    assert len(rows) == run.targets.rows("test").sum()
+    assert values == sorted(values, reverse=True)
+    card = report_tables.question_card(run, rows[0]["row"])
+    sizes = re.findall(r">(\d+) of 4<", card)
+    assert sum(map(int, sizes)) == 4
+    assert len(sizes) == rows[0]["meanings"]
+
+
+def test_script_prints_the_table_and_uses_what_is_stored(
+    root: Path, finished: dict, small: RunConfig
+) -> None:
+    done = start(root, PROGRAM, *flags(small))
+    assert done.returncode == 0, done.stderr
+    assert "Predicting high semantic entropy" in done.stdout
+    assert f"run folder: {small.run_folder}" in done.stdout.splitlines()[-1]
+    for stage in ("Sampling", "Grouping", "hidden states"):
+        assert stage not in done.stderr
+
+
+def test_script_samples_what_is_missing(root: Path, finished: dict, small: RunConfig) -> None:
+    more = small.model_copy(update={"k": 5})
+    done = start(root, PROGRAM, *flags(more))
+    assert done.returncode == 0, done.stderr
+    assert "Sampling answers: 30/30 questions" in done.stderr
+    assert "120 samples" not in done.stdout
+    assert "150 (5 a question)" in done.stdout
+
+
+def test_help_lists_every_field(root: Path) -> None:
+    done = start(root, PROGRAM, "--help")
+    assert done.returncode == 0
+    for name in (*RunConfig.model_fields, "run"):
+        assert "--" + name.replace("_", "-") in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (("--k", "two"), "k (--k) is 'two'"),
+        (("--nonsense", "1"), "--nonsense"),
+        (("--questions", "missing.jsonl"), "missing.jsonl"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    root: Path, small: RunConfig, wrong: tuple[str, str], words: str
+) -> None:
+    done = start(root, PROGRAM, *flags(small), *wrong)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_a_stage_that_fails_leaves_the_earlier_ones(
+    root: Path, finished: dict, small: RunConfig, tmp_path: Path
+) -> None:
+    page = tmp_path / "report.html"
+    wrong = ("--judge", "nli", "--judge-model", str(tmp_path / "<b>none</b>"))
+    done = export(root, page, *flags(small), *wrong, "--run")
+    assert done.returncode == 0, done.stderr
+    text = page.read_text()
+    assert "This step cannot go on" in text
+    assert "120 samples" in text
+    assert "<b>none</b>" not in text
+    assert "Predicting high semantic entropy" not in text
+
+
+def test_report_is_complete_when_the_run_is_stored(
+    root: Path, finished: dict, small: RunConfig, tmp_path: Path
+) -> None:
+    page = tmp_path / "report.html"
+    done = export(root, page, *flags(small))
+    assert done.returncode == 0, done.stderr
+    text = page.read_text()
+    auroc = finished["run"].assessment.high_entropy["question length"]["auroc"].value
+    assert f"{auroc:.3f}" in text
+    for words in ("In short", "Refits to shuffled labels", "Reliability", "Answers by meaning"):
+        assert words in text
+    assert "Waiting for you" not in text
+
+
+def test_report_waits_unless_told_to_run(
+    root: Path, finished: dict, small: RunConfig, tmp_path: Path
+) -> None:
+    page = tmp_path / "report.html"
+    another = (*flags(small), "--n-bootstrap", "201")
+    done = export(root, page, *another)
+    assert done.returncode == 0, done.stderr
+    assert "Waiting for you" in page.read_text()
+    assert not small.model_copy(update={"n_bootstrap": 201}).run_folder.exists()
+    done = export(root, page, *another, "--run")
+    assert done.returncode == 0, done.stderr
+    assert "In short" in page.read_text()
+
+
+def test_marimo_finds_no_fault(root: Path) -> None:
+    done = start(root, "-m", "marimo", "check", "--strict", PROGRAM)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_form_gives_back_the_config_that_it_shows(preset: str) -> None:
+    shown = make_config(preset, cosine_threshold=0.9)
+    assert notebook.config_from_form(None, shown) == shown
+    values = notebook.config_form(shown).element.value
+    assert notebook.config_from_form(values, shown) == shown
+    assert notebook.config_from_form({**values, "k": 3, "cosine_threshold": ""}, shown) == (
+        shown.model_copy(update={"k": 3, "cosine_threshold": None})
+    )
+    with pytest.raises(UserError, match="top_p"):
+        notebook.config_from_form({**values, "top_p": 2}, shown)
+
+
+def test_another_preset_stays_on_the_same_machine() -> None:
+    asked = make_config("lab", k=3, device="cpu", out="elsewhere")
+    other = notebook.with_preset(asked, "gpt2-gsm8k")
+    assert notebook.with_preset(asked, "lab") is asked
+    assert other == make_config("gpt2-gsm8k", device="cpu", out="elsewhere")
