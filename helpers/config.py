@@ -41,7 +41,7 @@ class RunConfig(BaseModel):
         "lab",
         description="'lab', 'lab:ood', a hub data set such as 'openai/gsm8k', or a JSONL file",
     )
-    limit: int = Field(400, ge=1, le=1_000_000, description="number of questions")
+    limit: int = Field(600, ge=1, le=1_000_000, description="number of questions")
     k: int = Field(10, ge=2, le=1000, description="answers sampled for each question")
     temperature: float = Field(1.0, ge=0, le=10, description="sampling temperature")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus: smallest set with this probability")
@@ -81,7 +81,7 @@ class RunConfig(BaseModel):
     n_permutations: int = Field(2000, ge=1000, le=100_000, description="permutations for p-values")
 
     batch_size: int = _execution(256, ge=1, le=65_536, description="sequences generated at once")
-    judge_batch_size: int = _execution(256, ge=1, le=65_536, description="pairs judged at once")
+    judge_batch_size: int = _execution(64, ge=1, le=65_536, description="pairs judged at once")
     device: str = _execution("auto", description="auto, cpu, cuda, cuda:1, mps")
     judge_device: str = _execution("cpu", description="where the judge runs: cpu, cuda, auto, …")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(

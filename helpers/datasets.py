@@ -241,11 +241,6 @@ def _parse_logprobs(
             f'{row.place}: "logprobs" has {size} for {count} samples: give one number a sample '
             "(its sum), or one list of token log-probabilities a sample"
         )
-    if any(entry == [] for entry in given):
-        raise UserError(
-            f'{row.place}: "logprobs" has an empty list: an answer has one token or more, the one '
-            "that ends it counts"
-        )
     if all(isinstance(entry, list) for entry in given):
         tokens = tuple(tuple(_logprob(row, value) for value in entry) for entry in given)
         return tuple(math.fsum(entry) for entry in tokens), tokens

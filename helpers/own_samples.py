@@ -16,12 +16,13 @@ import numpy as np
 from helpers.answers import answer_key
 from helpers.config import RunConfig
 from helpers.datasets import Generation, load_generations
-from helpers.evaluation import Score, correlation, evaluate_classifier, format_score
+from helpers.evaluation import Score, correlation, evaluate_classifier
 from helpers.grading import Grade, grade
-from helpers.pipeline import choose_judge, group_by_meaning
+from helpers.meanings import choose_judge, group_by_meaning
 from helpers.progress import Progress, terminal_progress
 from helpers.run_folder import package_versions, write_manifest, write_parquet
 from helpers.store import Store, content_key, file_hash, write_bytes, write_json
+from helpers.summary import cell, notes
 from helpers.uncertainty import ESTIMATORS, Answers, missing_needs, score_question
 
 
@@ -77,6 +78,8 @@ def score_samples(
 
 def _answers(generation: Generation, clusters: tuple[int, ...]) -> Answers:
     tokens = generation.token_logprobs
+    if tokens and not all(tokens):
+        tokens = None  # an answer without tokens has no mean
     return Answers(
         texts=generation.samples,
         clusters=clusters,
@@ -204,8 +207,9 @@ def describe(scored: ScoredSamples) -> str:
             f"{'wrong majority answer':<25}{'Spearman, share wrong'}"
         )
         for name, row in scored.scores.items():
-            cells = "".join(f"{format_score(s):<25}" for s in row.values())
+            cells = "".join(f"{cell(s):<25}" for s in row.values())
             lines.append(f"  {ESTIMATORS[name].title:<34}{cells}".rstrip())
+        lines += notes(s for row in scored.scores.values() for s in row.values())
     elif grades:
         lines.append(f"  none of {len(grades):,} samples states an answer: errors cannot be told")
     else:

@@ -7,25 +7,14 @@ Models are loaded only when something is missing, so a repeated run needs none.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from helpers.answers import answers_equal
-from helpers.clustering import cluster_many
 from helpers.config import RunConfig
 from helpers.datasets import Question, load_questions
-from helpers.entailment import (
-    Equivalence,
-    JudgeCounts,
-    best_cosine_threshold,
-    cosine_judge,
-    final_answer_equivalence,
-    nli_judge,
-)
 from helpers.errors import UserError
-from helpers.grading import Grade, final_answer, grade
 from helpers.hidden_states import TokenSequence, capture
 from helpers.models import LanguageModel, identify, load_language_model, load_tokenizer
 from helpers.progress import Progress
@@ -53,20 +42,6 @@ class SampledAnswers:
     """Ids of questions left out because their prompt fills the context."""
     generated: int
     """Answers generated now; the others were stored."""
-
-
-@dataclass(frozen=True)
-class Meanings:
-    """What the answers mean and whether they are right, in the questions' order."""
-
-    clusters: tuple[tuple[int, ...], ...]
-    """The meaning of each sample, `[n][K]`, numbered from 0 in order of appearance."""
-    grades: tuple[tuple[Grade, ...] | None, ...]
-    """Grades of the samples, `[n][K]`; None for a question without a reference answer."""
-    greedy_grades: tuple[Grade | None, ...]
-    judge: str
-    """The judge in words."""
-    counts: JudgeCounts
 
 
 @dataclass(frozen=True)
@@ -214,132 +189,6 @@ def _read_sample(question_id: str, sample_id: int, stored: dict) -> Sample:
     return Sample(question_id=question_id, sample_id=sample_id, **values)
 
 
-def find_meanings(
-    config: RunConfig, answers: SampledAnswers, store: Store, progress: Progress
-) -> Meanings:
-    """Group each question's answers by meaning, and grade them against the reference."""
-    texts = [[s.text for s in row] for row in answers.samples]
-    grades = [
-        _grades(config, question, row)
-        for question, row in zip(answers.questions, answers.samples, strict=True)
-    ]
-    greedy = [
-        (_grades(config, question, [sample]) or (None,))[0]
-        for question, sample in zip(answers.questions, answers.greedy, strict=True)
-    ]
-    equivalent, description, counts = choose_judge(config, answers, store)
-    clusters = group_by_meaning(
-        texts, [q.question for q in answers.questions], equivalent, description, store, progress
-    )
-    return Meanings(tuple(clusters), tuple(grades), tuple(greedy), description["judge"], counts)
-
-
-def _grades(
-    config: RunConfig, question: Question, samples: Sequence[Sample]
-) -> tuple[Grade, ...] | None:
-    if question.final_answer is None:
-        return None
-    return tuple(
-        grade(s.text, s.finish_reason, question.final_answer, thinking_open=config.thinking)
-        for s in samples
-    )
-
-
-def choose_judge(
-    config: RunConfig, answers: SampledAnswers | None, store: Store
-) -> tuple[Equivalence, dict, JudgeCounts]:
-    """The config's judge: its function, a description that identifies it, and its counters."""
-    if config.judge == "final-answer":
-        return final_answer_equivalence, {"judge": "final answer"}, JudgeCounts()
-    if config.judge == "cosine":
-        judge = cosine_judge(
-            config.embedding_model,
-            config.cosine_threshold or 0.0,
-            device=config.judge_device,
-            batch_size=config.judge_batch_size,
-            store=store,
-        )
-        threshold = config.cosine_threshold
-        if threshold is None:
-            threshold = _threshold_on_validation(judge, answers)
-        chosen = type(judge)(**{**judge.__dict__, "threshold": threshold})
-        words = f"cosine of {config.embedding_model} >= {threshold:.3f}"
-        return (
-            chosen.equivalent,
-            {"judge": words, "model": judge.identity.model_hash, "threshold": threshold},
-            judge.counts,
-        )
-    nli = nli_judge(
-        config.judge_model,
-        rule=config.entailment,
-        with_question=config.condition_on_question,
-        device=config.judge_device,
-        batch_size=config.judge_batch_size,
-        store=store,
-    )
-    question = ", with the question" if config.condition_on_question else ""
-    description = {
-        "judge": f"NLI ({config.judge_model}), {config.entailment}{question}",
-        "model": nli.identity.model_hash,
-        "tokenizer": nli.identity.tokenizer_hash,
-    }
-    return nli.equivalent, description, nli.counts
-
-
-def _threshold_on_validation(judge: object, answers: SampledAnswers | None) -> float:
-    """Chosen so that pairs of validation answers agree best with their final answers."""
-    if answers is None:
-        raise UserError(
-            "--judge cosine needs --cosine-threshold here: there is no validation split"
-        )
-    pairs, same = [], []
-    for question, row in zip(answers.questions, answers.samples, strict=True):
-        if question.split != "validation":
-            continue
-        finals = {s.text: final_answer(s.text) for s in row}
-        known = sorted(text for text, final in finals.items() if final is not None)
-        for i, a in enumerate(known):
-            for b in known[i + 1 :]:
-                pairs.append((a, b))
-                same.append(answers_equal(finals[a] or "", finals[b] or ""))
-    if not pairs:
-        raise UserError(
-            "the cosine threshold cannot be chosen: no two validation answers state a final "
-            "answer; set --cosine-threshold (0.9 is a common value)"
-        )
-    return best_cosine_threshold(judge.similarities(pairs), np.array(same))  # type: ignore[attr-defined]
-
-
-def group_by_meaning(
-    texts: Sequence[Sequence[str]],
-    contexts: Sequence[str],
-    equivalent: Equivalence,
-    description: dict,
-    store: Store,
-    progress: Progress,
-    chunk: int = 100,
-) -> list[tuple[int, ...]]:
-    """The meaning of every answer of every question, `[n][K]`; groupings are stored."""
-    keys = [
-        content_key(stage="meanings", version=1, judge=description, question=context, texts=row)
-        for context, row in zip(contexts, texts, strict=True)
-    ]
-    known = store.get_many(keys)
-    missing = [i for i, key in enumerate(keys) if key not in known]
-    if missing:
-        with progress("Grouping answers by meaning", len(missing), "questions") as stage:
-            for start in range(0, len(missing), chunk):
-                part = missing[start : start + chunk]
-                found = cluster_many(
-                    [texts[i] for i in part], equivalent, [contexts[i] for i in part]
-                )
-                fresh = {keys[i]: list(ids) for i, ids in zip(part, found, strict=True)}
-                store.put_many(fresh)
-                known |= fresh
-                stage.advance(len(part))
-    return [tuple(known[key]) for key in keys]
-
-
 def measure_uncertainty(
     samples: Sequence[Sequence[Sample]], clusters: Sequence[Sequence[int]]
 ) -> dict[str, np.ndarray]:
@@ -417,8 +266,3 @@ def sample_counts(answers: SampledAnswers) -> dict[str, int]:
         "samples_cut_off": sum(s.finish_reason == "length" for s in rows),
         "tokens": sum(len(s.token_ids) for s in (*rows, *answers.greedy)),
     }
-
-
-def judge_counts(meanings: Meanings) -> dict[str, int]:
-    """How many pairs the judge was asked and how many forward passes that took."""
-    return asdict(meanings.counts)

@@ -8,10 +8,11 @@ import numpy as np
 import plotly.graph_objects as go
 
 from helpers import figures
-from helpers.assessment import Assessment, TrainedProbes
+from helpers.assessment import Assessment
 from helpers.curves import ReliabilityCurve
 from helpers.evaluation import Score
 from helpers.pipeline import SampledAnswers
+from helpers.probe_training import TrainedProbes
 from helpers.run import Measured, Run
 from helpers.summary import named
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from helpers.assessment import LEXICAL, TrainedProbes
+from helpers.assessment import LEXICAL
 from helpers.datasets import Question
 from helpers.evaluation import Score
 from helpers.figure_style import METRIC_NAMES
 from helpers.pipeline import HiddenStates, SampledAnswers
+from helpers.probe_training import TrainedProbes
 from helpers.run import Measured, Run
 from helpers.summary import cell, named, signed
 from helpers.uncertainty import ESTIMATORS

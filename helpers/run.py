@@ -10,30 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from helpers.assessment import (
-    Assessment,
-    Targets,
-    TrainedProbes,
-    assess,
-    make_targets,
-    train_probes,
-)
+from helpers.assessment import Assessment, assess
 from helpers.config import RunConfig
 from helpers.datasets import Question
 from helpers.errors import UserError
+from helpers.meanings import Meanings, find_meanings, judge_counts
 from helpers.models import identify, set_threads
 from helpers.pipeline import (
     HiddenStates,
-    Meanings,
     SampledAnswers,
     choose_questions,
-    find_meanings,
-    judge_counts,
     measure_uncertainty,
     read_hidden_states,
     sample_answers,
     sample_counts,
 )
+from helpers.probe_training import Targets, TrainedProbes, make_targets, train_probes
 from helpers.progress import Progress
 from helpers.run_folder import (
     metrics_as_json,

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from helpers.assessment import Assessment, Targets, TrainedProbes
+from helpers.assessment import Assessment
 from helpers.config import RunConfig
 from helpers.errors import UserError
-from helpers.pipeline import HiddenStates, Meanings, SampledAnswers
+from helpers.meanings import Meanings
+from helpers.pipeline import HiddenStates, SampledAnswers
 from helpers.probe_store import save_probe
+from helpers.probe_training import Targets, TrainedProbes
 from helpers.store import DamagedEntry, read_arrays, write_arrays, write_bytes, write_json
 
 FORMAT_VERSION = 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -99,7 +99,7 @@ def _table(
         cells = "".join(f"{cell(s):<23}" for s in scores)
         extra = "" if difference is None else signed(difference)
         lines.append(f"  {label:<39}{cells}{extra}".rstrip())
-    return lines + _notes(rows)
+    return lines + notes(s for _, scores, _ in rows for s in scores)
 
 
 def cell(score: Score) -> str:
@@ -109,14 +109,11 @@ def cell(score: Score) -> str:
     return format_score(score) if score.low is not None else f"{score.value:.3f} (no interval)"
 
 
-def _notes(rows: Sequence[tuple[str, list[Score], Score | None]]) -> list[str]:
+def notes(scores: Iterable[Score]) -> list[str]:
     """Why cells of a table are undefined or have no interval, each reason once."""
-    notes: dict[str, None] = {}
-    for _, scores, _ in rows:
-        for score in scores:
-            if score.value is None or score.low is None:
-                notes[score.undefined or score.note] = None
-    return [f"  note: {note}" for note in notes if note]
+    missing = [s for s in scores if s.value is None or s.low is None]
+    reasons = dict.fromkeys(s.undefined or s.note for s in missing)
+    return [f"  note: {reason}" for reason in reasons if reason]
 
 
 def _difference_head(rows: Sequence[tuple[str, list[Score], Score | None]]) -> str:

@@ -61,21 +61,24 @@ def choose_tokens(
 
     values, ids = _nucleus_candidates(p, top_p)
     before = values.cumsum(-1) - values
-    kept = before < top_p
+    kept = before < top_p if top_p < 1 else torch.ones_like(values, dtype=torch.bool)
     kept[:, 0] = True  # also where the logits are NaN: the log-probability tells, not an index
     unsure = torch.zeros_like(kept)
     if top_p < 1:
         unsure = _uncertain_members(values, before, kept, top_p, tolerance)
 
-    order = torch.where(kept, ids, torch.iinfo(ids.dtype).max).argsort(-1)
-    by_id = torch.where(kept, values, 0).gather(1, order)
+    if top_p < 1:
+        order = torch.where(kept, ids, torch.iinfo(ids.dtype).max).argsort(-1)
+        ids, by_id = ids.gather(1, order), torch.where(kept, values, 0).gather(1, order)
+    else:
+        by_id = values
     cumulative = by_id.cumsum(-1)
     total = cumulative[:, -1:]
     target = torch.as_tensor(uniforms, dtype=exact, device=p.device)[:, None] * total
     at = torch.searchsorted(cumulative, target, right=True)
     final = kept.sum(-1, keepdim=True) - 1
     at = torch.minimum(at, final)
-    tokens = ids.gather(1, order).gather(1, at)[:, 0]
+    tokens = ids.gather(1, at)[:, 0]
     above = cumulative.gather(1, at)
     below = above - by_id.gather(1, at)
     # Tokens that may enter or leave the nucleus move every boundary by their probability at most.
@@ -114,13 +117,19 @@ def _uncertain_members(values: Any, before: Any, kept: Any, top_p: float, tolera
 
 
 def _nucleus_candidates(p: Any, top_p: float) -> Any:
-    """Tokens that can be in the nucleus, most likely first: `(probabilities, ids)`."""
+    """Tokens that can be in the nucleus, most likely first: `(probabilities, ids)`.
+
+    When nothing is cut off, that is all tokens, and their order is that of their ids.
+    """
+    import torch
+
     n = p.shape[-1]
-    if top_p < 1:
-        k = min(n, FIRST_CANDIDATES)
-        while k < n:
-            values, ids = p.topk(k, dim=-1)
-            if bool((values[:, :-1].sum(-1) > top_p + 1e-3).all()):
-                return values, ids
-            k = min(n, 8 * k)
+    if top_p == 1:
+        return p, torch.arange(n, device=p.device).expand_as(p)
+    k = min(n, FIRST_CANDIDATES)
+    while k < n:
+        values, ids = p.topk(k, dim=-1)
+        if bool((values[:, :-1].sum(-1) > top_p + 1e-3).all()):
+            return values, ids
+        k = min(n, 8 * k)
     return p.sort(dim=-1, descending=True, stable=True)

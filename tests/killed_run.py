@@ -1,6 +1,6 @@
 """Runs `sep run`, and kills itself with SIGKILL the nth time that a named function is called.
 
-    python tests/killed_run.py helpers.store:Store.put_many 3 --limit 40 …
+python tests/killed_run.py helpers.store:Store.put_many 3 --limit 40 …
 """
 
 from __future__ import annotations

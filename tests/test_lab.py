@@ -109,13 +109,22 @@ def test_problems_vary_in_story_steps_operations_and_distractors(
         assert np.mean(np.array(idle) > 0) > 0.5
 
 
-def test_pools_share_no_question_whatever_their_seeds(pools: dict[str, list[Problem]]) -> None:
-    questions = {p.question for p in pools["questions"]}
-    assert len(questions) == N
-    for seed in (0, 1):
-        training = {p.question for p in islice(problems(seed, pool="training"), N)}
-        assert len(training) == N
-        assert not training & questions
+def test_pools_share_no_question_whatever_their_seeds(
+    pools: dict[str, list[Problem]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {pool: {p.question for p in pools[pool]} for pool in POOLS}
+    assert [len(asked[pool]) for pool in POOLS] == [N, N, N]
+    assert not asked["training"] & asked["questions"]
+
+    # Chance alone would hardly ever repeat a problem: let there be no more than 400.
+    few = pools["training"][:200] + pools["questions"][:200]
+    draw = lambda rng, unseen: few[rng.integers(400)]  # noqa: E731
+    monkeypatch.setattr("helpers.lab.problems.make_problem", draw)
+    for seed in range(3):
+        for pool in ("training", "questions"):
+            drawn = {p.question for p in islice(problems(seed, pool=pool), 180)}
+            assert len(drawn) == 180
+            assert drawn <= asked[pool]
     with pytest.raises(ValueError, match="trainnig"):
         next(problems(0, pool="trainnig"))
 

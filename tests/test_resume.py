@@ -45,9 +45,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return config.run_folder
 
 
-def test_killed_in_every_stage_and_finished(
-    undisturbed: Path, tmp_path: Path, root: Path
-) -> None:
+def test_killed_in_every_stage_and_finished(undisturbed: Path, tmp_path: Path, root: Path) -> None:
     """One run is killed in each of its stages in turn, then finishes and differs in nothing."""
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
     flags += [f"--cache-dir={tmp_path / 'cache'}", f"--out={tmp_path / 'out'}"]

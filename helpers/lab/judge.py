@@ -222,7 +222,7 @@ def _encode(tokenizer: Any, batch: list[AnswerPair], with_question: bool) -> Any
 def agreement_with_answers(
     equivalent: Callable[[list[PairQuery]], list[bool]], n: int, seed: int, *, pool: str
 ) -> dict[str, float]:
-    """Share of n held-out pairs of each kind that a judge takes for the same or not, as they are."""
+    """Share of n held-out pairs, by kind, on which a judge agrees with the exact answers."""
     pairs = list(islice(answer_pairs(seed, pool=pool), n))
     verdicts = equivalent([PairQuery(p.question, p.premise, p.hypothesis) for p in pairs])
     right = [v == (p.kind == "paraphrase") for v, p in zip(verdicts, pairs, strict=True)]
