@@ -87,12 +87,22 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as many as are free")
     train.add_argument("--into", type=Path, help="folder for the weights (default: in the package)")
+    check = lab_commands.add_parser(
+        "check", help="how well the embedded models do on held-out data"
+    )
+    check.add_argument("--n", type=int, default=1000, help="problems (default: 1000)")
+    check.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as many as are free")
     doctor = commands.add_parser("doctor", help="what is installed, cached and reachable")
     add_arguments(doctor)
     return parser
 
 
 def _dispatch(options: argparse.Namespace) -> int:
+    if options.command == "lab" and options.lab_command == "check":
+        from helpers.lab.check import check_lab
+
+        print(check_lab(options.n, options.threads))
+        return 0
     if options.command == "lab":
         from helpers.lab.train import train_lab
 

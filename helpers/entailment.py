@@ -85,7 +85,7 @@ class NliJudge:
             batch, rest = missing[-size:], missing[:-size]
             fresh = self._try_forward([unique[k] for k in batch])
             if fresh is None:
-                free_memory(self.device)
+                free_memory(pick_device(self.device))
                 size = len(batch) // 2
                 continue
             found = dict(zip(batch, fresh.round(6).tolist(), strict=True))
@@ -112,7 +112,7 @@ class NliJudge:
     def _forward(self, pairs: list[tuple[str, str]]) -> np.ndarray:
         import torch
 
-        model, tokenizer, columns = _classifier(self.identity, self.device)
+        model, tokenizer, columns = _classifier(self.identity, pick_device(self.device))
         encoded = tokenizer(
             [p for p, _ in pairs],
             [h for _, h in pairs],
@@ -121,7 +121,7 @@ class NliJudge:
             # RoBERTa counts its positions from 2: only the tokenizer knows how many are left.
             max_length=min(tokenizer.model_max_length, model.config.max_position_embeddings or 512),
             return_tensors="pt",
-        ).to(self.device)
+        ).to(pick_device(self.device))
         self.counts.forwards += 1
         with torch.inference_mode():
             p = model(**encoded).logits.double().softmax(-1).cpu().numpy()
@@ -164,9 +164,7 @@ def nli_judge(
             f"judge {name!r} only tells entailment from its absence, so it cannot see that nothing "
             "contradicts; use --entailment strict, or a --judge-model with three labels"
         )
-    return NliJudge(
-        identity, rule, with_question, pick_device(device), batch_size, store, JudgeCounts()
-    )
+    return NliJudge(identity, rule, with_question, device, batch_size, store, JudgeCounts())
 
 
 def _labels(identity: ModelIdentity) -> dict[str, int]:
@@ -235,7 +233,7 @@ class CosineJudge:
         self.counts.pairs += len(pairs)
         missing = [text for text in texts if keys[text] not in known]
         if missing:
-            encoder = _encoder(self.identity, self.device)
+            encoder = _encoder(self.identity, pick_device(self.device))
             self.counts.forwards += -(-len(missing) // self.batch_size)
             vectors = encoder.encode(
                 missing, batch_size=self.batch_size, normalize_embeddings=True,
@@ -255,7 +253,7 @@ def cosine_judge(
 ) -> CosineJudge:
     """A judge from a sentence encoder's name."""
     identity = identify(name, "sentence encoder")
-    return CosineJudge(identity, threshold, pick_device(device), batch_size, store, JudgeCounts())
+    return CosineJudge(identity, threshold, device, batch_size, store, JudgeCounts())
 
 
 @lru_cache(maxsize=1)
