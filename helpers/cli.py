@@ -121,7 +121,9 @@ def _dispatch(options: argparse.Namespace) -> int:
         from helpers.scoring import describe_score, score_prompt
 
         folder = Path(options.run) if options.run else config.run_folder
-        print(describe_score(score_prompt(folder, options.prompt, config, raw=options.raw)))
+        model = getattr(options, "model", None)
+        readings = score_prompt(folder, options.prompt, config, raw=options.raw, model=model)
+        print(describe_score(readings))
         return 0
     if options.command == "entropy" and options.samples is not None:
         if not {"judge", "judge_model"} & set(vars(options)):

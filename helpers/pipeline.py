@@ -70,9 +70,13 @@ def choose_questions(config: RunConfig) -> list[Question]:
     return questions
 
 
-def prompt_texts(config: RunConfig, questions: Sequence[Question]) -> list[str]:
+def prompt_texts(config: RunConfig, questions: Sequence[str]) -> list[str]:
     """The prompt of each question, as text."""
-    prompts = [config.prompt_template.replace("{question}", q.question) for q in questions]
+    usual = RunConfig.model_fields["prompt_template"].default
+    # A chat template brings its own words around the question.
+    template = "{question}" if config.chat and config.prompt_template == usual else None
+    template = template or config.prompt_template
+    prompts = [template.replace("{question}", question) for question in questions]
     if not config.chat:
         return prompts
     tokenizer = load_tokenizer(identify(config.model))
@@ -99,7 +103,7 @@ def sample_answers(
     config: RunConfig, questions: Sequence[Question], store: Store, progress: Progress
 ) -> SampledAnswers:
     """K samples and the most likely answer of each question; only what is missing is generated."""
-    prompts = prompt_texts(config, questions)
+    prompts = prompt_texts(config, [q.question for q in questions])
     ids = range(GREEDY, config.k)
     keys = {
         (i, s): _sample_key(config, question, prompt, s)
@@ -212,7 +216,7 @@ def read_hidden_states(
     config: RunConfig, answers: SampledAnswers, store: Store, progress: Progress
 ) -> HiddenStates:
     """Hidden states of each prompt with its most likely answer, at the config's positions."""
-    prompts = prompt_texts(config, answers.questions)
+    prompts = prompt_texts(config, [q.question for q in answers.questions])
     identity = identify(config.model)
     n = len(prompts)
     chunks = [range(start, min(n, start + CAPTURE_CHUNK)) for start in range(0, n, CAPTURE_CHUNK)]

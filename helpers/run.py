@@ -38,7 +38,7 @@ from helpers.run_folder import (
     write_samples,
     write_scores,
 )
-from helpers.store import Store, content_key, write_json
+from helpers.store import Store, content_key, remove_leftovers, write_json
 
 STAGES = ("samples", "meanings", "hidden", "probes", "evaluation")
 
@@ -78,6 +78,7 @@ class Recorder:
 
     def __init__(self, config: RunConfig) -> None:
         self.folder = config.run_folder
+        remove_leftovers(self.folder)
         identity = identify(config.model)
         self.hashes = {
             "model_hash": identity.model_hash,
@@ -93,6 +94,9 @@ class Recorder:
             "counts": {},
             "stages_done": [],
         }
+        if earlier.get("hashes") == self.hashes:
+            # The folder's name holds the config's hash, so these are results of this very run.
+            self.manifest |= {key: earlier[key] for key in ("counts", "stages_done")}
         self._since = time.monotonic()
 
     def begin(self) -> None:
@@ -204,7 +208,8 @@ def meaning_stage(job: Job, answers: SampledAnswers) -> Measured:
     uncertainty = measure_uncertainty(answers.samples, meanings.clusters)
     targets = make_targets(answers, meanings, uncertainty)
     write_samples(job.recorder.folder, answers, meanings)
-    write_scores(job.recorder.folder, answers, meanings, uncertainty, targets)
+    if "evaluation" not in job.recorder.manifest["stages_done"]:
+        write_scores(job.recorder.folder, answers, meanings, uncertainty, targets)
     job.recorder.done("meanings", meaning_counts(meanings), judge_counts(meanings))
     return Measured(meanings, uncertainty, targets)
 

@@ -33,10 +33,17 @@ class ProbeReading:
 
 
 def score_prompt(
-    folder: Path, prompt: str, config: RunConfig, *, raw: bool = False
+    folder: Path,
+    prompt: str,
+    config: RunConfig,
+    *,
+    raw: bool = False,
+    model: str | None = None,
 ) -> list[ProbeReading]:
     """Read a prompt with the prompt-only probes of a run folder, in one forward pass.
 
+    `model` names the run's model by another name, for one that has moved; `raw` takes the prompt
+    as it is, without the run's template.
     Raises `UserError` when the folder has no probes, or the model is not the one they were
     trained for.
     """
@@ -52,7 +59,8 @@ def score_prompt(
             "run made by `sep run` with --run outputs/NAME"
         )
     _check_prompt(prompt)
-    trained = make_config(**{**config.model_dump(), **manifest["config"]})
+    named = {"model": model} if model else {}
+    trained = make_config(**{**config.model_dump(), **manifest["config"], **named})
     set_threads(trained.threads)
     lm = load_language_model(trained.model, device=config.device, dtype=trained.dtype)
     loaded = {target: _prompt_probe(folder, target, lm.identity) for target in TARGETS}
@@ -65,8 +73,7 @@ def score_prompt(
     if raw:
         ids = tuple(lm.tokenizer(prompt)["input_ids"])
     else:
-        question = _Question(prompt)
-        ids = encode_prompts(trained, lm, prompt_texts(trained, [question]))[0]  # type: ignore[list-item]
+        ids = encode_prompts(trained, lm, prompt_texts(trained, [prompt]))[0]
     if not ids or len(ids) > lm.context:
         raise UserError(
             f"the prompt has {len(ids)} tokens; between 1 and {lm.context} fit into the model"
@@ -96,11 +103,6 @@ def _check_prompt(prompt: str) -> None:
         prompt.encode()
     except UnicodeEncodeError as error:
         raise UserError("the prompt is no UTF-8 text: type it in a UTF-8 terminal") from error
-
-
-@dataclass(frozen=True)
-class _Question:
-    question: str
 
 
 def _prompt_probe(folder: Path, target: str, identity) -> LoadedProbe | None:  # type: ignore[no-untyped-def]

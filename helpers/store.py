@@ -191,6 +191,26 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in a folder."""
+    for path in folder.rglob(".*.tmp"):
+        owner = path.name.split(".")[-3]
+        if owner.isdigit() and not _is_running(int(owner)):
+            path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    if os.name == "nt":  # there signal 0 would interrupt the process
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it runs, and belongs to someone else
+        return True
+    return True
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON atomically; a NaN is a `ValueError`, never a file."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from helpers.cli import main
 from helpers.config import make_config
-from helpers.datasets import Question
 from helpers.entailment import nli_judge
 from helpers.grading import final_answer, reference_answer
 from helpers.lab import judge as judge_recipe
@@ -138,7 +137,7 @@ def test_out_of_distribution_means_other_stories_and_larger_numbers(
     )
     assert not any(a & b for a, b in zip(known, unseen, strict=True))
     median = {pool: float(np.median([p.final for p in pools[pool]])) for pool in POOLS}
-    assert median["unseen"] > 5 * median["questions"]
+    assert median["unseen"] > 2 * median["questions"]
 
 
 @pytest.mark.parametrize("ood", [False, True])
@@ -224,11 +223,8 @@ def test_every_digit_is_a_token(tokenizers: dict[str, Any]) -> None:
 
 
 def test_the_chat_template_opens_a_thinking_only_when_asked() -> None:
-    question = Question("a", "How many?", "", None, "", "")
-    (plain,) = prompt_texts(make_config(chat=True, prompt_template="{question}"), [question])
-    (thinking,) = prompt_texts(
-        make_config(chat=True, thinking=True, prompt_template="{question}"), [question]
-    )
+    (plain,) = prompt_texts(make_config(chat=True), ["How many?"])
+    (thinking,) = prompt_texts(make_config(chat=True, thinking=True), ["How many?"])
     assert plain == "Question: How many?\nAnswer:"  # what it was trained on
     assert thinking == plain + "<think>"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from run_folders import assert_same_run
+from run_folders import as_flags, assert_same_run
 
 from helpers.config import make_config
 from helpers.progress import silent_progress
@@ -33,6 +33,7 @@ KILLS = (
     ("helpers.store:Store.put_arrays", 2),  # hidden states: the first chunk is stored
     ("helpers.probe_store:write_bytes", 4),  # between a probe's tensors and its card
     ("helpers.run:write_json", 1),  # evaluation: just before metrics.json
+    ("os:replace", 2),  # a file is written under its temporary name, and not renamed
 )
 
 
@@ -47,8 +48,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_killed_in_every_stage_and_finished(undisturbed: Path, tmp_path: Path, root: Path) -> None:
     """One run is killed in each of its stages in turn, then finishes and differs in nothing."""
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
-    flags += [f"--cache-dir={tmp_path / 'cache'}", f"--out={tmp_path / 'out'}"]
+    flags = as_flags({**OPTIONS, "cache_dir": tmp_path / "cache", "out": tmp_path / "out"})
     environment = {**os.environ, "PYTHONPATH": str(root)}
     for target, n in KILLS:
         killed = subprocess.run(
@@ -61,6 +61,21 @@ def test_killed_in_every_stage_and_finished(undisturbed: Path, tmp_path: Path, r
     assert_same_run(undisturbed, finished.run_folder)
     leftovers = [p for p in tmp_path.rglob("*.tmp") if (tmp_path / "out") in p.parents]
     assert not leftovers, "a killed write left a temporary file in the run folder"
+
+
+def test_two_runs_at_once_do_no_harm(undisturbed: Path, tmp_path: Path, root: Path) -> None:
+    """Two processes with one cache and one run folder both finish, with the files of one."""
+    flags = as_flags({**OPTIONS, "cache_dir": tmp_path / "cache", "out": tmp_path / "out"})
+    start = "import sys; from helpers.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", start, "run", *flags]
+    pair = [
+        subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    for process in pair:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors.decode()[-2000:]
+    assert_same_run(undisturbed, tmp_path / "out" / undisturbed.name)
 
 
 def test_nothing_stored_is_computed_twice(undisturbed: Path) -> None:

@@ -86,8 +86,8 @@ def make_problem(rng: np.random.Generator, *, unseen: bool = False) -> Problem:
     name, other = (NAMES[k] for k in rng.choice(len(NAMES), 2, replace=False))
     steps = 1 + int(rng.choice(4, p=STEP_WEIGHTS))
     freedom = int(rng.integers(3))
-    largest = 300 if unseen else int(_pick(rng, (12, 20, 40)))
-    start = int(rng.integers(60 if unseen else 2, largest + 1))
+    largest = 60 if unseen else int(_pick(rng, (12, 20, 40)))
+    start = int(rng.integers(20 if unseen else 2, largest + 1))
 
     total, op, events, lines, equations = start, "", [], [], []
     for _ in range(steps):
