@@ -260,8 +260,8 @@ def _(run):
 def _():
     mo.md(r"""
     Then the question that matters in use: is this answer one of the uncertain ones? Baselines that
-    look at the samples, such as lexical entropy, cost K answers; the probe, the question's length
-    and the input layer cost none.
+    look at the samples, such as lexical entropy, cost K answers. The probe costs one, the most
+    likely one, or none where it reads the prompt alone.
     """)
     return
 

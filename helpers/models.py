@@ -183,8 +183,17 @@ def _from_folder(loader: Any, identity: ModelIdentity, **kwargs: Any) -> Any:
 
 
 def pick_device(device: str) -> str:
-    """The device that `auto` stands for here, or the named one if it exists."""
-    import torch
+    """The device that `auto` stands for here, or the named one if it exists.
+
+    Every use of a model begins here, so this is where a small install says what it lacks.
+    """
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "torch is not installed, so no model can be used (this is the small install, for "
+            "looking at results); `uv sync` installs everything"
+        ) from error
 
     if device == "auto":
         if torch.cuda.is_available():

@@ -115,7 +115,7 @@ def answer_pairs(seed: int, *, pool: str, stage: Stage = FULL) -> Iterator[Answe
 def train_judge(
     folder: Path,
     *,
-    steps: int = 3000,
+    steps: int = 2500,
     batch_size: int = 128,
     seed: int = 0,
     learning_rate: float = 1e-3,

@@ -9,7 +9,7 @@ from typing import Any
 from helpers.errors import UserError
 from helpers.lab.judge import train_judge
 from helpers.lab.language_model import train_language_model
-from helpers.models import LAB_FOLDER, set_threads
+from helpers.models import LAB_FOLDER, pick_device, set_threads
 
 
 def train_lab(
@@ -35,6 +35,7 @@ def train_lab(
         raise UserError(
             f"--into {folder} cannot be made ({error.strerror}): name another folder"
         ) from error
+    pick_device("cpu")
     set_threads(threads)
     given: Any = {} if steps is None else {"steps": steps}
     if only != "judge":
