@@ -38,9 +38,6 @@ from helpers.tripwires import (
     shuffled_scores_tripwire,
 )
 
-FEWEST_FOR_SHUFFLING = 40
-"""With fewer test questions, refits on shuffled labels share too much of their chance."""
-
 LENGTH, INPUT_LAYER = "question length", "input layer at tbg"
 LEXICAL = {
     "lexical_entropy": "lexical entropy of the samples",
@@ -239,12 +236,7 @@ def _tripwires(
     features = states.hidden[probe.position][:, probe.layer]
     real = high["high_semantic_entropy"]["auroc"].value
     shuffled = np.array([])
-    if test.sum() < FEWEST_FOR_SHUFFLING:
-        scattered = Tripwire(
-            "shuffled labels", None, None, "",
-            f"needs {FEWEST_FOR_SHUFFLING} test questions, there are {int(test.sum())}",
-        )  # fmt: skip
-    elif real is None:
+    if real is None:
         scattered = Tripwire(
             "shuffled labels", None, None, "", high["high_semantic_entropy"]["auroc"].undefined
         )

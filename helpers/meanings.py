@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -95,6 +96,12 @@ def choose_judge(
             chosen.equivalent,
             {"judge": words, "model": judge.identity.model_hash, "threshold": threshold},
             judge.counts,
+        )
+    if config.judge_model == "lab" and config.questions not in ("lab", "lab:ood"):
+        warnings.warn(
+            "the lab's judge knows answers to lab questions only; for others use --judge "
+            "final-answer, or --judge-model cross-encoder/nli-deberta-v3-small",
+            stacklevel=2,
         )
     nli = nli_judge(
         config.judge_model,

@@ -232,15 +232,18 @@ def _step_length(
 
 
 def column_auroc(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """AUROC of each column of scores [n, problems] for labels [n], ties counted half.
+    """AUROC of each column of scores [n, problems] for labels [n] or [n, problems].
+
+    Ties are counted half.
 
     Both classes must be present.
     """
     from scipy.stats import rankdata
 
     positive = np.asarray(labels) > 0.5
-    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
-    ranks = rankdata(scores, axis=0)[positive].sum(axis=0)
+    positive = positive if positive.ndim == 2 else positive[:, None]
+    n_positive, n_negative = positive.sum(axis=0), (~positive).sum(axis=0)
+    ranks = (rankdata(scores, axis=0) * positive).sum(axis=0)
     return (ranks - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
 
 

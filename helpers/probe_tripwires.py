@@ -45,11 +45,13 @@ def shuffled_label_scores(
     n_shuffles: int = 200,
     seed: int = 0,
 ) -> np.ndarray:
-    """Test AUROCs [n_shuffles] of logistic probes fitted to shuffled training labels.
+    """Test AUROCs of logistic probes refitted and scored on shuffled labels, `[n_shuffles]`.
 
-    features [n, width], labels [n] of 0 / 1, train and test boolean masks [n]. They
-    scatter around 0.5 whatever the real probe's score; a mean away from 0.5 says that the
-    evaluation itself is broken.
+    features [n, width], labels [n] of 0 / 1, train and test boolean masks [n]. The labels of train
+    and test are shuffled together, so the scores scatter around exactly 0.5 whatever the real
+    probe's score; a mean away from it says that the evaluation itself is broken. (With the test
+    labels left in place all refits would share their chance.) A shuffle that leaves one side with
+    one class is left out.
 
     Raises UndefinedTarget when either side holds one class.
     """
@@ -61,10 +63,14 @@ def shuffled_label_scores(
     rng = np.random.default_rng(seed)
     basis = decompose(features[train])
     tested = project(basis, features[test])
+    pooled, n_train = np.concatenate([values[train], values[test]]), int(train.sum())
     scores = []
     for start in range(0, n_shuffles, SHUFFLES_AT_ONCE):
         count = min(SHUFFLES_AT_ONCE, n_shuffles - start)
-        shuffled = rng.permuted(np.repeat(values[train][:, None], count, axis=1), axis=0)
-        solved = solve_logistic(basis.scores, shuffled, np.full(count, float(regularisation)))
-        scores.append(column_auroc(tested @ solved.weights, values[test]))
+        shuffled = rng.permuted(np.repeat(pooled[:, None], count, axis=1), axis=0)
+        ours, theirs = shuffled[:n_train], shuffled[n_train:]
+        mixed = (ours.std(axis=0) > 0) & (theirs.std(axis=0) > 0)
+        ours, theirs = ours[:, mixed], theirs[:, mixed]
+        solved = solve_logistic(basis.scores, ours, np.full(ours.shape[1], float(regularisation)))
+        scores.append(column_auroc(tested @ solved.weights, theirs))
     return np.concatenate(scores)
