@@ -41,12 +41,7 @@ QUERIES = [PairQuery("How many?", a, b) for a in ANSWERS for b in ANSWERS if a !
 PAIRS = [(q.a, q.b) for q in QUERIES]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -33,12 +33,7 @@ DRAWN = Decoding(temperature=0.8, top_p=0.95, max_new_tokens=14, seed=3)
 SAMPLES = tuple(range(GREEDY, 4))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
