@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,6 +29,9 @@ import numpy as np
 from helpers.errors import UserError
 from helpers.models import LanguageModel, decoder_blocks
 from helpers.sampling import free_memory, is_out_of_memory
+
+TRACING = threading.Lock()
+"""Visitors of an application share one process, and a traced model is not theirs at once."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,7 @@ def _capture_batch(
     traced = _wrap(lm)
     blocks = traced.get(path)
     with (
+        TRACING,
         torch.no_grad(),
         traced.trace(
             input_ids=ids.to(lm.device), attention_mask=mask.to(lm.device), use_cache=False

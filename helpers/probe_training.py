@@ -24,7 +24,7 @@ from helpers.probes import (
     sweep,
 )
 from helpers.progress import Progress
-from helpers.store import Store, content_key
+from helpers.store import Store, array_hash, content_key
 
 PROMPT_POSITION = "tbg"
 """Probes at this position need one forward pass of the prompt, and no answer."""
@@ -91,7 +91,7 @@ def train_probes(
     with progress("Training probes", len(plan) + 1, "probes") as stage:
         for name, kind, target, words in plan:
             try:
-                sweeps[name] = _sweep(config, states.hidden, target, kind, words, targets, store)
+                sweeps[name] = _sweep(states.hidden, target, kind, words, targets)
             except UndefinedTarget as reason:
                 undefined[name] = str(reason)
             else:
@@ -99,9 +99,9 @@ def train_probes(
                 probes[name] = fit_chosen(states.hidden, target, chosen, name, words, targets)
                 if chosen.best_position != PROMPT_POSITION and PROMPT_POSITION in states.hidden:
                     prompt_only = best_at(chosen, PROMPT_POSITION)
-                    name = f"{name}_prompt"
-                    probes[name] = fit_chosen(
-                        states.hidden, target, prompt_only, name, words, targets
+                    short = f"{name}_prompt"
+                    probes[short] = fit_chosen(
+                        states.hidden, target, prompt_only, short, words, targets
                     )
             stage.advance(1)
         if "semantic_entropy" in sweeps:
@@ -113,14 +113,9 @@ def train_probes(
 
 
 def _sweep(
-    config: RunConfig,
-    hidden: Mapping[str, np.ndarray],
-    target: np.ndarray,
-    kind: str,
-    words: str,
-    targets: Targets,
-    store: Store,
+    hidden: Mapping[str, np.ndarray], target: np.ndarray, kind: str, words: str, targets: Targets
 ) -> Sweep:
+    """Choose layer, position and regularisation; says why where the target is undefined."""
     if words == "high semantic entropy" and targets.threshold is None:
         raise UndefinedTarget(
             "every training question has the same semantic entropy, so nothing splits high from "
@@ -178,6 +173,7 @@ def fit_chosen(
     words: str,
     targets: Targets,
 ) -> LinearProbe:
+    """The probe at a sweep's best entry, fitted on the training rows whose target is known."""
     return fit_probe(
         hidden,
         target,
@@ -205,10 +201,10 @@ def _fit_mlp(
     entropy = targets.semantic_entropy
     key = content_key(
         stage="mlp",
-        version=1,
+        version=2,
         seed=config.seed,
         place=[chosen.best_position, chosen.best_layer],
-        features=content_key(values=[float(x) for x in features[train | validation].sum(1)]),
+        features=array_hash({"features": features[train | validation]}),
         target=entropy[train | validation].tolist(),
         train=train.tolist(),
     )

@@ -155,7 +155,7 @@ def write_arrays(
     from safetensors.numpy import save
 
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    meta = {**(metadata or {}), "sha256": _digest(plain)}
+    meta = {**(metadata or {}), "sha256": array_hash(plain)}
     write_bytes(path, save(plain, metadata=meta))
 
 
@@ -170,7 +170,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     except (SafetensorError, OSError, TypeError, AttributeError) as error:
         # The last two: a number type that numpy has not, such as bfloat16.
         raise DamagedEntry(f"it cannot be read ({error})") from error
-    if meta.get("sha256") != _digest(arrays):
+    if meta.get("sha256") != array_hash(arrays):
         raise DamagedEntry("its checksum does not match")
     return arrays
 
@@ -238,7 +238,8 @@ def _unseal(sealed: str) -> Any:
         raise DamagedEntry(f"it is not JSON ({error})") from error
 
 
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+def array_hash(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over names, types, shapes and contents of arrays."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
