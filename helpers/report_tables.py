@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from helpers.assessment import LEXICAL
 from helpers.datasets import Question
 from helpers.evaluation import Score
 from helpers.figure_style import METRIC_NAMES
@@ -144,12 +143,11 @@ def missing_probes(trained: TrainedProbes) -> str:
 
 
 def headline(run: Run) -> str:
-    """Whether the probe beats the best baseline that, like itself, needs no samples."""
+    """Whether the probe beats the best of all baselines, those that see the K samples included."""
     high, differences = run.assessment.high_entropy, run.assessment.differences
     if "high_semantic_entropy" not in high:
         return _paragraph(f"There is no probe: {run.trained.undefined['high_semantic_entropy']}.")
-    free = [name for name in differences if name not in LEXICAL.values()]
-    best = max(free, key=lambda name: high[name]["auroc"].value or 0.0)
+    best = max(differences, key=lambda name: high[name]["auroc"].value or 0.0)
     difference = differences[best]
     if difference.low is None or difference.high is None:
         verdict = "these questions do not tell whether the probe is better"
@@ -161,7 +159,7 @@ def headline(run: Run) -> str:
         verdict = "the interval holds 0: no evidence that the probe is better"
     return _paragraph(
         f"In short: AUROC {cell(high['high_semantic_entropy']['auroc'])} for the probe, "
-        f"{cell(high[best]['auroc'])} for the best baseline that needs no samples ({best}); "
+        f"{cell(high[best]['auroc'])} for the best baseline ({best}); "
         f"difference {signed(difference)}: {verdict}."
     )
 
