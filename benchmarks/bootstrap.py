@@ -47,7 +47,7 @@ def benchmark(size: str = "full") -> list[Comparison]:
     data, n = predictions(ROWS[size]), DRAWS[size]
     for name in LIBRARIES:
         by_library(data, drawn_rows(len(data.labels), 2), name)  # imports before the clock runs
-    draws = drawn_rows(len(data.labels), n)
+    draws = drawn_rows(len(data.labels), n)  # ours remembers them too: neither side pays for them
     held = f"{len(data.labels)} rows, the same {n:,} resamples and {n:,} permutations"
     return [
         Comparison(
@@ -87,7 +87,7 @@ def drawn_rows(n: int, draws: int) -> Draws:
 
 
 def at_once(data: Predictions, n: int, name: str) -> np.ndarray:
-    """Ours, the draws included: as `helpers.evaluation` does it."""
+    """Ours, as `helpers.evaluation` does it; the draws are those of `drawn_rows`."""
     truth = data.values if name == "spearman" else data.labels
     metric = METRICS[name](data.scores, truth)
     rows = len(data.scores)

@@ -24,6 +24,8 @@ from helpers.sampling import free_memory, is_out_of_memory
 from helpers.store import Store, content_key
 
 JUDGE_VERSION = 1
+FEWEST_AT_ONCE = 8
+"""Pairs in a batch, however much some of them are padded: a forward has its own cost."""
 Equivalence = Callable[[list[PairQuery]], list[bool]]
 """Judges many pairs at once: what `clustering.cluster_many` asks."""
 
@@ -79,10 +81,14 @@ class NliJudge:
         known = self.store.get_many(unique) if self.store else {}
         self.counts.pairs += len(unique)
         self.counts.stored += len(known)
-        missing = sorted((k for k in unique if k not in known), key=lambda k: _length(unique[k]))
+        missing = [k for k in unique if k not in known]
+        lengths = self._token_counts([unique[k] for k in missing])
+        missing = [missing[i] for i in np.lexsort((missing, lengths))]
+        lengths = np.sort(lengths)
         size = self.batch_size
         while missing:
-            batch, rest = missing[-size:], missing[:-size]
+            start = len(missing) - _alike(lengths[-size:])
+            batch, rest = missing[start:], missing[:start]
             fresh = self._try_forward([unique[k] for k in batch])
             if fresh is None:
                 free_memory(pick_device(self.device))
@@ -92,7 +98,7 @@ class NliJudge:
             if self.store:
                 self.store.put_many(found)
             known |= found
-            missing = rest
+            missing, lengths = rest, lengths[:start]
         return np.array([known[k] for k in keys]).reshape(len(keys), 3)
 
     def _try_forward(self, pairs: list[tuple[str, str]]) -> np.ndarray | None:
@@ -108,6 +114,16 @@ class NliJudge:
                     "single pair; use --judge-device cpu or a smaller --judge-model"
                 ) from error
             return None
+
+    def _token_counts(self, pairs: list[tuple[str, str]]) -> np.ndarray:
+        """The length of each pair for the tokenizer, `[n]`; characters would tell it badly."""
+        if len(pairs) < 2:
+            return np.ones(len(pairs), dtype=int)
+        _, tokenizer, _ = _classifier(self.identity, pick_device(self.device))
+        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        count = dict(zip(texts, map(len, encoded), strict=True))
+        return np.array([count[p] + count[h] for p, h in pairs])
 
     def _forward(self, pairs: list[tuple[str, str]]) -> np.ndarray:
         import torch
@@ -291,5 +307,12 @@ def best_cosine_threshold(similarities: np.ndarray, same: np.ndarray) -> float:
     return float((value[at] + following) / 2)
 
 
-def _length(pair: tuple[str, str]) -> tuple[int, tuple[str, str]]:
-    return len(pair[0]) + len(pair[1]), pair
+def _alike(lengths: np.ndarray) -> int:
+    """How many of the last of ascending lengths to pad to the longest: at least a few, or none
+    that would be more than a quarter padding.
+
+    >>> _alike(np.array([10] * 20 + [30] * 20))
+    20
+    """
+    fewest = min(FEWEST_AT_ONCE, len(lengths))
+    return max(fewest, int((lengths >= 0.75 * lengths[-1]).sum()))

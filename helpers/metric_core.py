@@ -85,12 +85,17 @@ class SortedGroups:
             return in_order
         return np.add.reduceat(in_order, self.starts, axis=1)
 
-    def centred_midranks(self, weights: np.ndarray) -> np.ndarray:
-        """Each row's midrank within each resample, less the mean rank: [B, n]."""
+    def centred_midranks(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Each group's weight and its midrank, less the mean rank, in each resample: [B, G] both."""
         in_group = self.sums(weights)
-        middle = np.cumsum(in_group, axis=1) - 0.5 * in_group
+        middle = np.cumsum(in_group, axis=1)
+        middle -= 0.5 * in_group
         middle -= 0.5 * weights.sum(axis=1, keepdims=True)
-        return middle[:, self.group_of_row]
+        return in_group, middle
+
+    def to_rows(self, of_groups: np.ndarray) -> np.ndarray:
+        """What each row's group has: [B, G] to [B, n]."""
+        return of_groups[:, self.group_of_row]
 
 
 def classifier_metric(

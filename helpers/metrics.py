@@ -140,12 +140,15 @@ def spearman(predicted: np.ndarray, true: np.ndarray) -> Metric:
     groups = [SortedGroups(predicted), SortedGroups(true)]
 
     def weighted(weights: np.ndarray) -> np.ndarray:
-        a, b = (group.centred_midranks(weights) for group in groups)
-        scale = np.sqrt((weights * a * a).sum(axis=1) * (weights * b * b).sum(axis=1))
-        return ratio((weights * a * b).sum(axis=1), scale)
+        # The variances are sums over groups; only the product needs a rank for every row.
+        (in_a, a), (in_b, b) = (group.centred_midranks(weights) for group in groups)
+        scale = np.einsum("bg,bg,bg->b", in_a, a, a) * np.einsum("bg,bg,bg->b", in_b, b, b)
+        both = weights * groups[0].to_rows(a)
+        return ratio(np.einsum("bi,bi->b", both, groups[1].to_rows(b)), np.sqrt(scale))
 
     def permuted(indices: np.ndarray) -> np.ndarray:
-        a, b = (group.centred_midranks(np.ones((1, n)))[0] for group in groups)
+        one = np.ones((1, n))
+        a, b = (group.to_rows(group.centred_midranks(one)[1])[0] for group in groups)
         scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
         return ratio(b[indices] @ a, np.full(len(indices), scale))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from helpers.probe_solvers import decompose, project
+from helpers.probe_solvers import decompose, raw_outputs
 from helpers.probes import SOLVERS, Sweep, UndefinedTarget, check_target, column_scores
 
 
@@ -57,7 +57,7 @@ def display_map(
             states = hidden[position][:, layer]
             basis = decompose(states[train])
             solved = SOLVERS[chosen.kind](basis, values[train], [strength])
-            raw = project(basis, states[test]) @ solved.weights + solved.bias
+            raw = raw_outputs(basis, solved, states[test])
             score[row, column] = column_scores(
                 raw, values[test], float(values[train].mean()), chosen.kind
             )[0]

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from scipy.special import expit
+from scipy.linalg import eigh
 
 from helpers.errors import UserError
 
@@ -19,7 +20,8 @@ from helpers.errors import UserError
 ROUNDING = 4 * float(np.finfo(np.float32).eps)
 MAX_NEWTON_STEPS = 100
 MAX_CG_STEPS = 300
-CG_TOLERANCE = 0.03
+CG_TOLERANCE = 0.2
+TINY = float(np.finfo(np.float32).tiny)
 # Newton stops once a step promises less than this many nats of summed log-loss.
 PROMISED_GAIN = 1e-10
 
@@ -35,16 +37,21 @@ class Scaler:
 
 @dataclass(frozen=True, eq=False)
 class Basis:
-    """Training rows in their principal directions.
+    """Training rows and their principal directions.
 
-    directions [width, rank] are orthonormal columns in standardised coordinates, scores [n, rank]
-    the standardised training rows along them, energies [rank] the squared singular values.
+    values [n, width] are the standardised training rows, directions [width, rank] orthonormal
+    columns, energies [rank] the squared singular values.
     """
 
     scaler: Scaler
+    values: np.ndarray
     directions: np.ndarray
-    scores: np.ndarray
     energies: np.ndarray
+
+    @cached_property
+    def scores(self) -> np.ndarray:
+        """The training rows along the directions, [n, rank]."""
+        return self.values @ self.directions
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +74,13 @@ def fit_scaler(features: np.ndarray) -> Scaler:
 
     Raises UserError when a feature is NaN or infinite.
     """
-    values = finite_features(features)
-    mean, scale = values.mean(axis=0), values.std(axis=0)
+    return _scaler_of(finite_features(features))
+
+
+def _scaler_of(values: np.ndarray) -> Scaler:
+    mean = values.mean(axis=0)
+    centred = values - mean
+    scale = np.sqrt(np.einsum("ij,ij->j", centred, centred) / len(values))
     constant = scale <= ROUNDING * np.abs(mean)
     return Scaler(mean=mean, scale=np.where(constant, 1.0, scale), constant=constant)
 
@@ -86,8 +98,12 @@ def finite_features(features: np.ndarray) -> np.ndarray:
 
 def standardise(scaler: Scaler, features: np.ndarray) -> np.ndarray:
     """Features [n, width] in standardised float64 coordinates; constant features become 0."""
-    values = (finite_features(features) - scaler.mean) / scaler.scale
-    values[:, scaler.constant] = 0.0
+    return _standardised(scaler, finite_features(features))
+
+
+def _standardised(scaler: Scaler, values: np.ndarray) -> np.ndarray:
+    values = values - scaler.mean
+    values *= np.where(scaler.constant, 0.0, 1.0 / scaler.scale)
     return values
 
 
@@ -99,25 +115,29 @@ def decompose(features: np.ndarray, scaler: Scaler | None = None) -> Basis:
     Works on the Gram matrix of the smaller side: squaring costs nothing that matters as long as
     the regularisation stays above about 1e-15 of the largest energy (which is below n * width).
     """
-    scaler = fit_scaler(features) if scaler is None else scaler
-    values = standardise(scaler, features)
+    values = finite_features(features)
+    scaler = _scaler_of(values) if scaler is None else scaler
+    values = _standardised(scaler, values)
     rows, width = values.shape
     wide = rows < width
-    energies, vectors = np.linalg.eigh(values @ values.T if wide else values.T @ values)
+    gram = values @ values.T if wide else values.T @ values
+    energies, vectors = eigh(gram, driver="evd", overwrite_a=True, check_finite=False)
     floor = energies.max() * max(rows, width) * np.finfo(np.float64).eps
     kept = energies > max(floor, 0.0)
     energies, vectors = energies[kept], vectors[:, kept]
-    if wide:
-        singular = np.sqrt(energies)
-        scores, directions = vectors * singular, values.T @ (vectors / singular)
-    else:
-        scores, directions = values @ vectors, vectors
-    return Basis(scaler=scaler, directions=directions, scores=scores, energies=energies)
+    directions = values.T @ (vectors / np.sqrt(energies)) if wide else vectors
+    return Basis(scaler=scaler, values=values, directions=directions, energies=energies)
 
 
 def project(basis: Basis, features: np.ndarray) -> np.ndarray:
     """Any rows [n, width] along the basis: [n, rank]."""
     return standardise(basis.scaler, features) @ basis.directions
+
+
+def raw_outputs(basis: Basis, solved: Coefficients, features: np.ndarray) -> np.ndarray:
+    """What solutions in the basis say of any rows [n, width]: [n, problems]."""
+    weights = basis.directions @ solved.weights
+    return standardise(basis.scaler, features) @ weights + solved.bias
 
 
 def ridge_path(basis: Basis, target: np.ndarray, regularisations: Sequence[float]) -> Coefficients:
@@ -127,7 +147,7 @@ def ridge_path(basis: Basis, target: np.ndarray, regularisations: Sequence[float
     """
     strengths = np.asarray(regularisations, dtype=np.float64)
     centre = float(np.mean(target))
-    along = basis.scores.T @ (np.asarray(target, dtype=np.float64) - centre)
+    along = basis.directions.T @ (basis.values.T @ (np.asarray(target, np.float64) - centre))
     weights = along[:, None] / (basis.energies[:, None] + strengths)
     return Coefficients(weights=weights, bias=np.full(len(strengths), centre))
 
@@ -149,97 +169,125 @@ def solve_logistic(scores: np.ndarray, labels: np.ndarray, strengths: np.ndarray
     """Solve one logistic regression a column: labels [n, problems] in 0 to 1, strengths [problems].
 
     All problems share scores [n, rank], so each Newton step is one matrix product for all of
-    them; the Newton equations are solved by preconditioned conjugate gradients, and steps are
-    halved until the loss falls (it is strictly convex: this reaches the optimum). Each column's
-    mean must lie between 0 and 1. Raises UserError when a column has not converged.
+    them. The Newton equations are solved roughly, by preconditioned conjugate gradients in
+    float32; gradients and losses are in float64, and steps are halved until the loss falls. It is
+    strictly convex: this reaches the optimum. Each column's mean must lie between 0 and 1. Raises
+    UserError when a column has not converged.
     """
     design = np.column_stack([scores, np.ones(len(scores))])
-    squares = design**2
-    penalty = np.zeros((design.shape[1], labels.shape[1]))
-    penalty[:-1] = strengths
+    rough = _RoughDesign.of(design)
+    wanted = np.ascontiguousarray(np.asarray(labels, dtype=np.float64).T)
+    penalty = np.zeros((len(wanted), design.shape[1]))
+    penalty[:, :-1] = np.asarray(strengths, dtype=np.float64)[:, None]
     weights = np.zeros_like(penalty)
-    base_rate = labels.mean(axis=0)
-    weights[-1] = np.log(base_rate / (1 - base_rate))
-    active = np.arange(labels.shape[1])
+    base_rate = wanted.mean(axis=1)
+    weights[:, -1] = np.log(base_rate / (1 - base_rate))
+    active = np.arange(len(wanted))
+    at = _look(weights @ design.T, weights, wanted, penalty)
     for _ in range(MAX_NEWTON_STEPS):
-        current, wanted, ridge = weights[:, active], labels[:, active], penalty[:, active]
-        margins = design @ current
-        probability = expit(margins)
-        gradient = design.T @ (probability - wanted) + ridge * current
-        curvature = probability * (1 - probability)
-        preconditioner = 1.0 / (squares.T @ curvature + ridge)
-        step = _conjugate_gradients(design, curvature, ridge, preconditioner, -gradient)
-        slope = (gradient * step).sum(axis=0)
-        length = _step_length(margins, design @ step, current, step, wanted, ridge, slope)
-        weights[:, active] = current + length * step
-        active = active[(-slope > PROMISED_GAIN) | (length < 1)]
+        current, ridge = weights[active], penalty[active]
+        gradient = (at.probability - wanted[active]) @ design + ridge * current
+        step = _newton_step(rough, at.probability, ridge, gradient)
+        change, slope = step @ design.T, (gradient * step).sum(axis=1)
+        at, length = _line_search(at, change, current, step, wanted[active], ridge, slope)
+        weights[active] = current + length[:, None] * step
+        going_on = (-slope > PROMISED_GAIN) | (length < 1)
+        active, at = active[going_on], at.rows(going_on)
         if not active.size:
-            return Coefficients(weights=weights[:-1], bias=weights[-1])
+            return Coefficients(weights=weights[:, :-1].T, bias=weights[:, -1])
     raise UserError(
-        f"logistic probe: regularisation {strengths[active].min():g}: no optimum after "
+        f"logistic probe: regularisation {np.min(strengths[active]):g}: no optimum after "
         f"{MAX_NEWTON_STEPS} Newton steps: choose a stronger regularisation"
     )
 
 
-def _conjugate_gradients(
-    design: np.ndarray,
-    curvature: np.ndarray,
-    ridge: np.ndarray,
-    preconditioner: np.ndarray,
-    right: np.ndarray,
+@dataclass(frozen=True, eq=False)
+class _RoughDesign:
+    """The design in float32: by row, by column, squared."""
+
+    by_row: np.ndarray
+    by_column: np.ndarray
+    squares: np.ndarray
+
+    @staticmethod
+    def of(design: np.ndarray) -> _RoughDesign:
+        by_row = design.astype(np.float32)
+        return _RoughDesign(by_row, np.ascontiguousarray(by_row.T), by_row**2)
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """Where some problems stand: margins and probabilities [problems, n], losses [problems]."""
+
+    margins: np.ndarray
+    probability: np.ndarray
+    loss: np.ndarray
+
+    def rows(self, kept: np.ndarray) -> _Look:
+        if kept.all():
+            return self
+        return _Look(self.margins[kept], self.probability[kept], self.loss[kept])
+
+
+def _look(margins: np.ndarray, weights: np.ndarray, wanted: np.ndarray, ridge: np.ndarray) -> _Look:
+    tail = np.exp(-np.abs(margins))
+    probability = np.where(margins >= 0, 1.0, tail) / (1 + tail)
+    misfit = (np.maximum(margins, 0) + np.log(1 + tail) - wanted * margins).sum(axis=1)
+    return _Look(margins, probability, misfit + 0.5 * (ridge * weights**2).sum(axis=1))
+
+
+def _newton_step(
+    design: _RoughDesign, probability: np.ndarray, ridge: np.ndarray, gradient: np.ndarray
 ) -> np.ndarray:
-    """Solve (design' curvature design + ridge) x = right, column by column; stopping early is safe.
+    """Solve (design' curvature design + ridge) step = -gradient, row by row, roughly.
 
     Whatever the number of iterations, the result is a descent direction.
     """
-    solution = np.zeros_like(right)
-    residual = right.copy()
-    scaled = preconditioner * residual
-    search = scaled.copy()
-    size = (residual * scaled).sum(axis=0)
+    curvature = (probability * (1 - probability)).astype(np.float32)
+    ridge = ridge.astype(np.float32)
+    preconditioner = 1.0 / np.maximum(curvature @ design.squares + ridge, TINY)
+    residual = -gradient.astype(np.float32)
+    step = np.zeros_like(residual)
+    search = scaled = preconditioner * residual
+    size = np.einsum("ij,ij->i", residual, scaled)
     goal = CG_TOLERANCE**2 * size
     for _ in range(MAX_CG_STEPS):
         if (size <= goal).all():
             break
-        image = design.T @ (curvature * (design @ search)) + ridge * search
-        energy = (search * image).sum(axis=0)
-        length = np.divide(size, energy, out=np.zeros_like(size), where=energy > 0)
-        solution += length * search
+        image = search @ design.by_column
+        image *= curvature
+        image = image @ design.by_row
+        image += ridge * search
+        length = (size / np.maximum(np.einsum("ij,ij->i", search, image), TINY))[:, None]
+        step += length * search
         residual -= length * image
         scaled = preconditioner * residual
-        before, size = size, (residual * scaled).sum(axis=0)
-        search = (
-            scaled + np.divide(size, before, out=np.zeros_like(size), where=before > 0) * search
-        )
-    return solution
+        before, size = size, np.einsum("ij,ij->i", residual, scaled)
+        search = scaled + (size / np.maximum(before, TINY))[:, None] * search
+    return step.astype(np.float64)
 
 
-def _step_length(
-    margins: np.ndarray,
+def _line_search(
+    at: _Look,
     change: np.ndarray,
     weights: np.ndarray,
     step: np.ndarray,
-    labels: np.ndarray,
+    wanted: np.ndarray,
     ridge: np.ndarray,
     slope: np.ndarray,
-) -> np.ndarray:
-    """The largest of 1, 1/2, 1/4, … that lowers each column's loss enough (Armijo's rule)."""
-
-    def loss(length: np.ndarray) -> np.ndarray:
-        moved, at = weights + length * step, margins + length * change
-        misfit = (np.logaddexp(0.0, at) - labels * at).sum(axis=0)
-        return misfit + 0.5 * (ridge * moved**2).sum(axis=0)
-
-    length = np.ones(margins.shape[1])
-    start = loss(0 * length)
+) -> tuple[_Look, np.ndarray]:
+    """Go the largest of 1, 1/2, 1/4, … that lowers each row's loss enough (Armijo's rule)."""
+    length = np.ones(len(at.loss))
     # Near the optimum the gain drowns in the rounding of the loss itself.
-    slack = 1e-13 * (1 + np.abs(start))
+    slack = 1e-13 * (1 + np.abs(at.loss))
     for _ in range(40):
-        failed = loss(length) > start + 1e-4 * length * slope + slack
+        moved = weights + length[:, None] * step
+        there = _look(at.margins + length[:, None] * change, moved, wanted, ridge)
+        failed = there.loss > at.loss + 1e-4 * length * slope + slack
         if not failed.any():
             break
         length[failed] *= 0.5
-    return length
+    return there, length
 
 
 def column_auroc(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

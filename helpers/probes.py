@@ -21,7 +21,7 @@ from helpers.probe_solvers import (
     decompose,
     finite_features,
     logistic_path,
-    project,
+    raw_outputs,
     ridge_path,
 )
 
@@ -184,16 +184,19 @@ def sweep(
     score = np.empty((len(positions), n_layers, len(strengths)))
     spearman = None if kind == "logistic" else np.empty_like(score)
     for row, position in enumerate(positions):
+        columns = []
         for layer in range(n_layers):
             states = hidden[position][:, layer]
             basis = decompose(states[train])
             solved = SOLVERS[kind](basis, values[train], strengths)
-            raw = project(basis, states[validation]) @ solved.weights + solved.bias
-            score[row, layer] = column_scores(raw, values[validation], values[train].mean(), kind)
-            if spearman is not None:
-                spearman[row, layer] = column_spearman(raw, values[validation])
+            columns.append(raw_outputs(basis, solved, states[validation]))
             if progress is not None:
                 progress(row * n_layers + layer + 1, len(positions) * n_layers)
+        raw, shape = np.concatenate(columns, axis=1), score[row].shape
+        found = column_scores(raw, values[validation], values[train].mean(), kind)
+        score[row] = found.reshape(shape)
+        if spearman is not None:
+            spearman[row] = column_spearman(raw, values[validation]).reshape(shape)
     best = best_entry(score)
     return Sweep(
         kind=kind,

@@ -30,6 +30,7 @@ from helpers.run_folder import (
     metrics_as_json,
     package_versions,
     read_manifest,
+    write_assessment,
     write_judgements,
     write_manifest,
     write_probes,
@@ -68,6 +69,7 @@ class Run:
     meanings: Meanings
     uncertainty: dict[str, np.ndarray]
     skipped: dict[str, str]
+    judgements: np.ndarray | None
     targets: Targets
     states: HiddenStates
     trained: TrainedProbes
@@ -275,10 +277,11 @@ def evaluation_stage(
     assessment = assess(job.config, answers, uncertainty, states, targets, trained, job.progress)
     write_scores(folder, answers, meanings, uncertainty, targets, assessment.predicted)
     write_json(folder / "metrics.json", metrics_as_json(trained, assessment, targets))
+    write_assessment(folder, trained, assessment)
     job.recorder.done("evaluation", {}, {})
     return Run(
-        job.config, folder, answers, meanings, uncertainty, measured.skipped, targets, states,
-        trained, assessment, job.recorder.manifest,
+        job.config, folder, answers, meanings, uncertainty, measured.skipped, measured.judgements,
+        targets, states, trained, assessment, job.recorder.manifest,
     )  # fmt: skip
 
 

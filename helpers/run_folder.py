@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ from helpers.meanings import Meanings
 from helpers.pipeline import SampledAnswers
 from helpers.probe_store import save_probe
 from helpers.probe_training import Targets, TrainedProbes
+from helpers.records import as_plain
 from helpers.store import write_arrays, write_bytes, write_json
 
 FORMAT_VERSION = 1
 ANSWER_ORDER = "premise, hypothesis: the samples in their order, then the most likely answer"
+ASSESSMENT = "assessment.json"
 JUDGEMENTS, LABELS = "judgements.safetensors", "contradiction_neutral_entailment"
 PACKAGES = ("marimo", "torch", "transformers", "nnsight", "numpy", "scikit-learn")
 
@@ -149,6 +151,17 @@ def write_probes(
             "run": config.run_name(),
         }
         save_probe(probe, folder / "probes", card=card)
+
+
+def write_assessment(folder: Path, trained: TrainedProbes, assessment: Assessment) -> None:
+    """`assessment.json`: sweeps, scores and curves in full, for opening the run again.
+
+    Predictions stand in questions_scored.parquet.
+    """
+    parts = {f.name: getattr(assessment, f.name) for f in fields(assessment)}
+    del parts["predicted"]
+    record = {"sweeps": trained.sweeps, "undefined": trained.undefined, "assessment": parts}
+    write_json(folder / ASSESSMENT, as_plain(record))
 
 
 def metrics_as_json(trained: TrainedProbes, assessment: Assessment, targets: Targets) -> dict:

@@ -81,6 +81,22 @@ def read_hidden_states(
     return HiddenStates(hidden, embedding, stand_ins)
 
 
+def open_hidden_states(folder: Path, positions: Sequence[str]) -> HiddenStates:
+    """The hidden states of a run folder at these positions, mapped, not read.
+
+    Raises `DamagedEntry` where a file is damaged.
+    """
+    paths = {position: folder / "hidden" / f"{position}.safetensors" for position in positions}
+    embedding = np.empty((0, 0), dtype=np.float32)
+    for path in paths.values():
+        embedding = map_array(path, EMBEDDING)
+    return HiddenStates(
+        {position: map_array(path, "hidden") for position, path in paths.items()},
+        embedding,
+        {position: np.array(map_array(path, "stand_in")) for position, path in paths.items()},
+    )
+
+
 def _is_joined(path: Path, content: str) -> bool:
     """Whether a file holds these very states; only a file that was written whole has a name."""
     return read_metadata(path).get("content") == content

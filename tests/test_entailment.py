@@ -222,6 +222,7 @@ def test_out_of_memory_halves_the_batch_and_keeps_what_was_judged(classifier, st
 
     monkeypatch.setattr(NliJudge, "_forward", forward)
     monkeypatch.setattr(entailment, "free_memory", lambda _: None)
+    monkeypatch.setattr(entailment, "_alike", len)  # however much is padding
     limit = 5
     judge = nli_judge(classifier, batch_size=20, store=store)
     assert judge.probabilities(PAIRS) == pytest.approx(expected, abs=1e-5)

@@ -227,7 +227,7 @@ def test_the_paired_p_value_counts_resamples_on_the_other_side_twice():
     a, labels = noisy(60, seed=2)
     b = a + np.random.default_rng(1).normal(scale=0.5, size=60)
     score = paired_difference(a, b, labels, n_boot=400, seed=3)
-    (weights,) = resamples(60, 400, seed=3)
+    weights = np.concatenate(list(resamples(60, 400, seed=3)))
     draws = auroc(a, labels).weighted(weights) - auroc(b, labels).weighted(weights)
     other_side = min((draws <= 0).sum(), (draws >= 0).sum())
     assert 0 < other_side < 200  # so that neither the 1 nor the doubling is lost in a clip

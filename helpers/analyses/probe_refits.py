@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from helpers.probe_solvers import Coefficients, column_auroc, decompose, project, solve_logistic
+from helpers.probe_solvers import Coefficients, column_auroc, decompose, raw_outputs, solve_logistic
 from helpers.probes import REGULARISATIONS
 
 
@@ -30,10 +30,10 @@ def refit_margins(
     n_targets, n_strengths = labels.shape[1], len(strengths)
     wanted = np.repeat(labels.astype(np.float64), n_strengths, axis=1)
     solved = solve_logistic(basis.scores, wanted, np.tile(strengths, n_targets))
-    judged = project(basis, validation) @ solved.weights + solved.bias
+    judged = raw_outputs(basis, solved, validation)
     areas = column_auroc(judged, np.repeat(validation_labels, n_strengths, axis=1))
     # Turned round, the first of equal areas is that of the strongest regularisation.
     turned = np.round(areas.reshape(n_targets, n_strengths), 10)[:, ::-1]
     best = n_strengths - 1 - turned.argmax(axis=1) + n_strengths * np.arange(n_targets)
     chosen = Coefficients(solved.weights[:, best], solved.bias[best])
-    return project(basis, test) @ chosen.weights + chosen.bias
+    return raw_outputs(basis, chosen, test)

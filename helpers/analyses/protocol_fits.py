@@ -16,7 +16,7 @@ from helpers.probe_solvers import (
     centred_only,
     column_auroc,
     decompose,
-    project,
+    raw_outputs,
     solve_logistic,
 )
 from helpers.probes import REGULARISATIONS, UndefinedTarget, best_entry, check_target
@@ -111,8 +111,7 @@ def add_layer(fits: dict[str, list], states: np.ndarray, split: Split, labels: L
         np.tile(STRENGTHS, len(targets)),
     )
     validation, test = (
-        project(basis, states[rows]) @ solved.weights + solved.bias
-        for rows in (split.validation, split.test)
+        raw_outputs(basis, solved, states[rows]) for rows in (split.validation, split.test)
     )
     truth = np.repeat(columns[split.validation], n_strengths, axis=1)
     score = column_auroc(validation, truth)
@@ -177,7 +176,7 @@ def _refit(
 ) -> np.ndarray:
     basis = decompose(states[train])
     solved = solve_logistic(basis.scores, target[train, None], np.array([strength]))
-    return (project(basis, states[test]) @ solved.weights + solved.bias)[:, 0]
+    return raw_outputs(basis, solved, states[test])[:, 0]
 
 
 def _quantities(
