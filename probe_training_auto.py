@@ -14,14 +14,23 @@ app = marimo.App(width="medium", app_title="Uncertainty probes")
 with app.setup:
     import marimo as mo
 
-    from helpers import figures, notebook, report_figures, report_tables
-    from helpers import run as stages
+    from helpers import (
+        choices,
+        controls,
+        explore_views,
+        notebook,
+        pages,
+        plan,
+        provenance,
+        report_figures,
+        report_tables,
+    )
     from helpers.analyses import figures as analysis_figures
     from helpers.analyses import meaning_tables
     from helpers.analyses import tables as analysis_tables
     from helpers.analyses.tables import of
-    from helpers.notebook import problems_explained, show
-    from helpers.pipeline import choose_questions
+    from helpers.notebook import problems_explained
+    from helpers.showing import show, show_live
 
 
 @app.cell(hide_code=True)
@@ -49,41 +58,107 @@ def _():
     mo.md(r"""
     ## What to run
 
-    A preset fills in the form; every value can be changed. Pressing **Run** starts; stored results
-    are used wherever they exist, so that a run that was stopped goes on from where it was.
+    A preset fills in the settings; every one can be changed. **Run** works in a process of its own:
+    this page shows how far it is, it may be closed, and **Stop** keeps what is done. Changing a
+    setting starts nothing and takes no result away.
     """)
     return
 
 
 @app.cell
 def _():
-    asked = notebook.asked_config(__file__)
-    preset = notebook.preset_choice(asked)
-    preset
-    return asked, preset
-
-
-@app.cell
-def _(asked, preset):
-    shown = notebook.with_preset(asked, preset.value)
-    form = notebook.config_form(shown)
-    form
-    return form, shown
-
-
-@app.cell
-def _(form, shown):
-    with problems_explained():
-        config = notebook.config_from_form(form.value, shown)
+    config = notebook.asked_config(__file__)
     return (config,)
 
 
 @app.cell
-def _(config, form):
+def _(config):
+    get_seen, set_seen = notebook.first_seen(config)
+    return get_seen, set_seen
+
+
+@app.cell
+def _(config):
+    preset = controls.preset_choice(config)
+    preset
+    return (preset,)
+
+
+@app.cell
+def _(config, preset):
+    shown = controls.with_preset(config, preset.value)
+    fields = controls.config_fields(shown)
+    fields
+    return fields, shown
+
+
+@app.cell
+def _(fields, shown):
     with problems_explained():
-        mo.stop(not notebook.may_start(config, form.value), notebook.waiting(config))
-        job = stages.start(config, notebook.progress_here())
-    return (job,)
+        drafted = controls.draft(fields.value, shown)
+    show_live(plan.plan_view, drafted)
+    return (drafted,)
+
+
+@app.cell
+def _(drafted, get_seen, set_seen):
+    work_button = controls.work_button(drafted, get_seen(), set_seen)
+    work_button
+    return (work_button,)
+
+
+@app.cell
+def _(get_seen):
+    tick = notebook.ticker(get_seen())
+    return (tick,)
+
+
+@app.cell
+def _(get_seen, set_seen, tick):
+    notebook.follow(get_seen(), tick, set_seen)
+    return
+
+
+@app.cell
+def _(get_seen, set_seen):
+    stored = controls.run_choice(get_seen(), set_seen)
+    stored
+    return (stored,)
+
+
+@app.cell
+def _(config, get_seen):
+    run = notebook.opened(config, get_seen())
+    return (run,)
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    ## In short
+
+    One number to remember: how well the probe tells questions of high semantic entropy from the
+    others, on questions that no choice has seen. An AUROC of 0.5 is guessing, 1 is perfect.
+    """)
+    return
+
+
+@app.cell
+def _(run):
+    show(report_tables.headline, run)
+    return
+
+
+@app.cell
+def _(run):
+    show(report_figures.high_entropy_figure, run)
+    return
+
+
+@app.cell
+def _(run):
+    get_question, set_question = choices.question_state(run)
+    return get_question, set_question
 
 
 @app.cell(hide_code=True)
@@ -98,11 +173,9 @@ def _():
 
 
 @app.cell
-def _(job):
-    with problems_explained():
-        questions = choose_questions(job.config)
-    show(report_tables.questions_table, questions)
-    return (questions,)
+def _(run):
+    show(report_tables.questions_table, run.answers.questions)
+    return
 
 
 @app.cell(hide_code=True)
@@ -118,11 +191,9 @@ def _():
 
 
 @app.cell
-def _(job, questions):
-    with problems_explained():
-        answers = stages.sample_stage(job, questions)
-    show(report_tables.answers_table, answers)
-    return (answers,)
+def _(run):
+    show(report_tables.answers_table, run.answers)
+    return
 
 
 @app.cell(hide_code=True)
@@ -138,11 +209,9 @@ def _():
 
 
 @app.cell
-def _(answers, job):
-    with problems_explained():
-        meanings = stages.meaning_stage(job, answers)
-    show(report_tables.meanings_table, answers, meanings)
-    return (meanings,)
+def _(run):
+    show(report_tables.meanings_table, run.answers, run.meanings)
+    return
 
 
 @app.cell(hide_code=True)
@@ -157,21 +226,14 @@ def _():
 
 
 @app.cell
-def _(answers, job, meanings):
-    with problems_explained():
-        measured = stages.uncertainty_stage(job, answers, meanings)
-    show(report_tables.formula_cards, measured)
-    return (measured,)
+def _(run):
+    show(report_tables.formula_cards, run)
+    return
 
 
 @app.cell
-def _(job, measured):
-    show(
-        figures.entropy_histogram,
-        measured.targets.semantic_entropy,
-        measured.targets.threshold,
-        job.config.k,
-    )
+def _(run):
+    show(report_figures.entropy_figure, run)
     return
 
 
@@ -186,8 +248,51 @@ def _():
 
 
 @app.cell
-def _(answers, measured):
-    show(report_figures.lexical_figure, answers, measured)
+def _(run, set_question):
+    lexical = choices.clickable(report_figures.lexical_figure, run, set_question)
+    lexical
+    return (lexical,)
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    ## What if the meanings were found otherwise?
+
+    Entropies rest on choices: which verdicts of the judge count as *the same*, how links between
+    answers become groups, how many answers are looked at, and where *high* begins. Change them;
+    what follows is computed from the stored verdicts, and nothing stored is changed. *Strict* wants
+    each answer to entail the other; a founder is the first answer of a group, with which later ones
+    are compared.
+    """)
+    return
+
+
+@app.cell
+def _(run):
+    grouping = choices.what_if_choices(run)
+    grouping
+    return (grouping,)
+
+
+@app.cell
+def _(grouping, run):
+    show(pages.what_if_page, run, choices.what_if(grouping), grouping.value["bins"])
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    Temperature changes the answers themselves, so that it cannot be tried on stored ones: it takes
+    a run of its own. Stored runs that differ from this one in temperature alone stand beside it.
+    """)
+    return
+
+
+@app.cell
+def _(run):
+    show(pages.temperature_page, run)
     return
 
 
@@ -203,11 +308,9 @@ def _():
 
 
 @app.cell
-def _(answers, job):
-    with problems_explained():
-        states = stages.hidden_stage(job, answers)
-    show(report_tables.states_table, states)
-    return (states,)
+def _(run):
+    show(report_tables.states_table, run.states)
+    return
 
 
 @app.cell(hide_code=True)
@@ -224,16 +327,37 @@ def _():
 
 
 @app.cell
-def _(job, measured, states):
-    with problems_explained():
-        trained = stages.probe_stage(job, measured, states)
-    show(report_tables.missing_probes, trained)
-    return (trained,)
+def _(run):
+    show(report_tables.missing_probes, run.trained)
+    return
 
 
 @app.cell
-def _(trained):
-    show(lambda: mo.vstack(report_figures.probe_maps(trained)))
+def _(run):
+    show(report_figures.probe_maps, run.trained)
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    Look at any place: the probe is refitted there on *train*, its regularisation chosen on
+    *validation*. Choosing the place by its test score would be a leak; the run has chosen by
+    validation.
+    """)
+    return
+
+
+@app.cell
+def _(run):
+    place = choices.place_choice(run)
+    place
+    return (place,)
+
+
+@app.cell
+def _(place, run):
+    show(pages.place_page, run, **place.value)
     return
 
 
@@ -249,17 +373,16 @@ def _():
 
 
 @app.cell
-def _(answers, job, measured, states, trained):
-    with problems_explained():
-        run = stages.evaluation_stage(job, answers, measured, states, trained)
+def _(run):
     show(report_tables.regression_table, run)
-    return (run,)
+    return
 
 
 @app.cell
-def _(run):
-    show(report_figures.predicted_figure, run)
-    return
+def _(run, set_question):
+    predicted = choices.clickable(report_figures.predicted_figure, run, set_question)
+    predicted
+    return (predicted,)
 
 
 @app.cell(hide_code=True)
@@ -269,18 +392,6 @@ def _():
     look at the samples, such as lexical entropy, cost K answers. The probe costs one, the most
     likely one, or none where it reads the prompt alone.
     """)
-    return
-
-
-@app.cell
-def _(run):
-    show(report_tables.headline, run)
-    return
-
-
-@app.cell
-def _(run):
-    show(report_figures.high_entropy_figure, run)
     return
 
 
@@ -337,14 +448,6 @@ def _(run):
     return
 
 
-@app.cell
-def _(job, run):
-    with problems_explained():
-        analyses = stages.analyses_stage(job, run)
-    skipped = job.recorder.manifest["counts"].get("analyses_skipped", {})
-    return analyses, skipped
-
-
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
@@ -356,7 +459,7 @@ def _():
 
 @app.cell
 def _(run):
-    show(lambda: mo.vstack(report_figures.test_maps(run)))
+    show(report_figures.test_maps, run)
     return
 
 
@@ -388,16 +491,16 @@ def _():
 
 
 @app.cell
-def _(analyses, budget_axis, skipped):
-    show(of, analyses, "curves", analysis_figures.sample_budget, budget_axis.value, reasons=skipped)
+def _(budget_axis, run):
+    show(of, run, "curves", analysis_figures.sample_budget, budget_axis.value)
     return
 
 
 @app.cell
-def _(analyses, skipped):
+def _(run):
     show(
-        of, analyses, "curves", analysis_tables.cost_table,
-        reasons=skipped, folded="What each of these costs",
+        of, run, "curves", analysis_tables.cost_table,
+        folded="What each of these costs",
     )  # fmt: skip
     return
 
@@ -414,8 +517,8 @@ def _():
 
 
 @app.cell
-def _(analyses, skipped):
-    show(of, analyses, "curves", analysis_figures.label_efficiency, reasons=skipped)
+def _(run):
+    show(of, run, "curves", analysis_figures.label_efficiency)
     return
 
 
@@ -430,8 +533,8 @@ def _():
 
 
 @app.cell
-def _(analyses, skipped):
-    show(of, analyses, "curves", analysis_figures.threshold_sensitivity, reasons=skipped)
+def _(run):
+    show(of, run, "curves", analysis_figures.threshold_sensitivity)
     return
 
 
@@ -447,16 +550,16 @@ def _():
 
 
 @app.cell
-def _(analyses, skipped):
-    show(of, analyses, "curves", analysis_figures.risk_coverage, reasons=skipped)
+def _(run):
+    show(of, run, "curves", analysis_figures.risk_coverage)
     return
 
 
 @app.cell
-def _(analyses, skipped):
+def _(run):
     show(
-        of, analyses, "curves", analysis_tables.selective_table,
-        reasons=skipped, folded="Areas, and accuracy where most questions are answered",
+        of, run, "curves", analysis_tables.selective_table,
+        folded="Areas, and accuracy where most questions are answered",
     )  # fmt: skip
     return
 
@@ -474,16 +577,16 @@ def _():
 
 
 @app.cell
-def _(analyses, skipped):
-    show(of, analyses, "curves", analysis_figures.abstention, reasons=skipped)
+def _(run):
+    show(of, run, "curves", analysis_figures.abstention)
     return
 
 
 @app.cell
-def _(analyses, skipped):
+def _(run):
     show(
-        of, analyses, "curves", analysis_tables.policies_table,
-        reasons=skipped, folded="Every measure, and the weaker promise on average",
+        of, run, "curves", analysis_tables.policies_table,
+        folded="Every measure, and the weaker promise on average",
     )  # fmt: skip
     return
 
@@ -502,22 +605,22 @@ def _():
 
 
 @app.cell
-def _(analyses, skipped):
-    show(of, analyses, "audit", analysis_figures.cluster_audit, reasons=skipped)
+def _(run):
+    show(of, run, "audit", analysis_figures.cluster_audit)
     return
 
 
 @app.cell
-def _(analyses, skipped):
-    show(of, analyses, "audit", meaning_tables.audit_words, reasons=skipped)
+def _(run):
+    show(of, run, "audit", meaning_tables.audit_words)
     return
 
 
 @app.cell
-def _(analyses, skipped):
+def _(run):
     show(
-        of, analyses, "audit", meaning_tables.audit_table,
-        reasons=skipped, folded="Every rule in numbers",
+        of, run, "audit", meaning_tables.audit_table,
+        folded="Every rule in numbers",
     )  # fmt: skip
     return
 
@@ -532,25 +635,25 @@ def _():
 
 
 @app.cell
-def _(analyses, skipped):
-    show(of, analyses, "conformance", meaning_tables.conformance_table, reasons=skipped)
+def _(run):
+    show(of, run, "conformance", meaning_tables.conformance_table)
     return
 
 
 @app.cell
-def _(analyses, skipped):
+def _(run):
     show(
-        of, analyses, "conformance", meaning_tables.quirks_table,
-        reasons=skipped, folded="Why they differ, and which is right",
+        of, run, "conformance", meaning_tables.quirks_table,
+        folded="Why they differ, and which is right",
     )  # fmt: skip
     return
 
 
 @app.cell
-def _(analyses, skipped):
+def _(run):
     show(
-        of, analyses, "conformance", meaning_tables.metrics_table,
-        reasons=skipped, folded="Evaluation metrics of other packages",
+        of, run, "conformance", meaning_tables.metrics_table,
+        folded="Evaluation metrics of other packages",
     )  # fmt: skip
     return
 
@@ -571,16 +674,16 @@ def _():
 
 
 @app.cell
-def _(analyses, skipped):
-    show(of, analyses, "protocols", analysis_figures.protocol_changes, reasons=skipped)
+def _(run):
+    show(of, run, "protocols", analysis_figures.protocol_changes)
     return
 
 
 @app.cell
-def _(analyses, skipped):
+def _(run):
     show(
-        of, analyses, "protocols", analysis_tables.protocols_table,
-        reasons=skipped, folded="Every protocol in numbers",
+        of, run, "protocols", analysis_tables.protocols_table,
+        folded="Every protocol in numbers",
     )  # fmt: skip
     return
 
@@ -615,21 +718,108 @@ def _():
     mo.md(r"""
     ## Look at the questions
 
-    The test questions, the most uncertain first. Choose one to see its answers by meaning.
+    Numbers are made of answers; read some. Click a point in one of the two scatters above, choose a
+    case below, or a question in the table of all test questions.
+    """)
+    return
+
+
+@app.cell
+def _(run, set_question):
+    cases = choices.case_choice(run, set_question)
+    cases
+    return (cases,)
+
+
+@app.cell
+def _(run, set_question):
+    browser = choices.question_table(run, set_question)
+    browser
+    return (browser,)
+
+
+@app.cell
+def _(get_question, run):
+    show(explore_views.question_view, run, get_question())
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    ## Ask it something
+
+    One forward pass over the prompt, and the probes say what they expect before a word is answered.
+    The interval comes from how far the probe was off on validation questions. *Check by sampling*
+    then draws the answers and lets you see whether it was right. A question unlike those it was
+    trained on gets a number too; how unlike it is stands beside it.
     """)
     return
 
 
 @app.cell
 def _(run):
-    chosen = notebook.question_choice(report_tables.browser_rows(run))
-    chosen
-    return (chosen,)
+    question = choices.ask_form(run)
+    question
+    return (question,)
 
 
 @app.cell
-def _(chosen, run):
-    show(report_tables.question_card, run, notebook.chosen_row(chosen))
+def _(config, question, run):
+    reading = notebook.asked(run, question, config)
+    show_live(pages.reading_page, run, reading)
+    return (reading,)
+
+
+@app.cell
+def _(run):
+    check = choices.check_button(run)
+    check
+    return (check,)
+
+
+@app.cell
+def _(check, config, reading, run):
+    notebook.answers_streamed(check.value, run, reading, config)
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    Below, the same probes read every token of the prompt and of the most likely answer. They were
+    trained at one place; elsewhere this is an extrapolation, to look at and not to count on.
+    """)
+    return
+
+
+@app.cell
+def _(config, reading, run):
+    show_live(pages.answered_page, run, reading, config)
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    ## Two runs side by side
+
+    The same metrics of this run and another. Where both were asked the same test questions, the
+    difference is paired: its interval and its p-value are of those questions alone.
+    """)
+    return
+
+
+@app.cell
+def _(run):
+    other = choices.other_run(run)
+    other
+    return (other,)
+
+
+@app.cell
+def _(other, run):
+    show_live(pages.comparison_page, run, other.value)
     return
 
 
@@ -664,6 +854,12 @@ def _():
     Everything above is in the run folder, as Parquet, safetensors and JSON; opening it needs no
     model. `uv run sep score "a question"` asks the saved probes in one forward pass.
     """)
+    return
+
+
+@app.cell
+def _(run):
+    show(provenance.provenance_card, run)
     return
 
 

@@ -7,12 +7,15 @@ sep score "How many apples …?"           one forward pass with the probes of a
 sep estimators                           what every uncertainty estimator is, by formula
 sep explain auroc                        what any one number of a report is
 sep transfer RUN RUN                     probes of one run asked about the questions of another
+sep compare RUN RUN                      two runs side by side, paired where questions are the same
+sep report RUN                           the run as one HTML file that opens without a network
 sep doctor                               what is installed, cached and reachable
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -109,6 +112,8 @@ def build_parser() -> argparse.ArgumentParser:
     transfer = command("transfer", _transfer, text)
     transfer.add_argument("folders", metavar="RUN", nargs="+", help="run folders of one model")
     add_arguments(transfer)
+    _add_compare(command)
+    _add_report(command)
     text = "every uncertainty estimator: formula, units, source, names elsewhere"
     estimators = command("estimators", _estimators, text)
     estimators.add_argument("names", metavar="NAME", nargs="*", help="only these")
@@ -120,6 +125,38 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 _RUN_HELP = "run folder (default: that of the config which the flags describe)"
+
+
+def _add_compare(command: Callable[..., Any]) -> None:
+    text = "two runs side by side: the same metrics, paired where the test questions are the same"
+    compare = command("compare", _compare, text)
+    compare.add_argument(
+        "folders", metavar="RUN", nargs=2, help="a run's folder, or its name in the folder --out"
+    )
+    for name in ("out", "n_bootstrap", "n_permutations", "seed"):
+        field = RunConfig.model_fields[name]
+        flag, words = "--" + name.replace("_", "-"), f"{field.description} ({field.default})"
+        compare.add_argument(flag, metavar=name.upper(), default=argparse.SUPPRESS, help=words)
+    compare.epilog = (
+        "Each run is scored on its own test questions. A − B is taken on the test questions (id "
+        "and text) that both have, with a 95 % interval and a p-value over these questions. What "
+        "the runs differ in, and whether that makes a comparison unfair, is said as well. Nothing "
+        "is computed anew and no model is loaded; the folders stay as they are."
+    )
+
+
+def _add_report(command: Callable[..., Any]) -> None:
+    text = "one HTML file with the prose, tables and figures of a run; it loads nothing"
+    report = command("report", _report, text)
+    report.add_argument("folder", metavar="RUN", help="run folder")
+    words = "file to write (default: report.html in the run folder)"
+    report.add_argument("--out", metavar="FILE", type=Path, help=words)
+    report.add_argument("--code", action="store_true", help="the notebook's code too, folded")
+    words = (
+        "also the notebook as marimo exports it, in notebook/ of the run folder, with marimo's "
+        "files beside it (29 MB); any web server can show it"
+    )
+    report.add_argument("--notebook", action="store_true", help=words)
 
 
 def _add_lab(commands: Any) -> None:
@@ -201,6 +238,37 @@ def _transfer(options: argparse.Namespace) -> None:
     path = config.out / f"transfer-{digest}.json"
     write_json(path, found.as_dict())
     print(f"\nevery number: {path}")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from helpers.compare_runs import compare, describe_comparison
+    from helpers.progress import terminal_progress
+    from helpers.stored_run import read_run
+
+    config = config_from_namespace(options)
+    folders = [Path(name).expanduser() for name in options.folders]
+    found = [folder if folder.exists() else config.out / folder for folder in folders]
+    compared = compare(
+        read_run(found[0]), read_run(found[1]), config.n_bootstrap, config.n_permutations,
+        config.seed, terminal_progress(),
+    )  # fmt: skip
+    print(describe_comparison(compared))
+
+
+def _report(options: argparse.Namespace) -> None:
+    from helpers.progress import terminal_progress
+    from helpers.report import NOTEBOOK, finished_run, write_report
+
+    run, progress = finished_run(Path(options.folder)), terminal_progress()
+    path = write_report(run, options.out, code=options.code, progress=progress)
+    print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+    if options.notebook:
+        from helpers.marimo_assets import write_notebook_page
+
+        with progress("Exporting the notebook", 1, "page") as stage:
+            page = write_notebook_page(run, NOTEBOOK, code=options.code)
+            stage.advance(1)
+        print(f"{page}  opens over http: python -m http.server -d {shlex.quote(str(page.parent))}")
 
 
 def _estimators(options: argparse.Namespace) -> None:

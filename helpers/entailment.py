@@ -81,9 +81,9 @@ class NliJudge:
         known = self.store.get_many(unique) if self.store else {}
         self.counts.pairs += len(unique)
         self.counts.stored += len(known)
-        missing = [k for k in unique if k not in known]
+        missing = sorted(k for k in unique if k not in known)
         lengths = self._token_counts([unique[k] for k in missing])
-        missing = [missing[i] for i in np.lexsort((missing, lengths))]
+        missing = [missing[i] for i in np.argsort(lengths, kind="stable")]
         lengths = np.sort(lengths)
         size = self.batch_size
         while missing:

@@ -31,8 +31,9 @@ from helpers.errors import UserError
 from helpers.models import LanguageModel, decoder_blocks
 from helpers.sampling import free_memory, is_out_of_memory
 
-TRACING = threading.Lock()
-"""Visitors of an application share one process, and a traced model is not theirs at once."""
+TRACING = threading.RLock()
+"""Held by whoever runs a model that may be traced. Visitors of an application share one process,
+and a model that one thread traces fails in every other thread that runs it."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,7 @@ def capture(
         start += len(rows)
         if progress:
             progress(len(rows))
-    if not np.isfinite(states).all():
-        raise UserError(
-            f"the model {lm.identity.name!r} has hidden states that are not finite; "
-            "try --dtype float32"
-        )
+    _check_finite(lm, states)
     return Capture(
         hidden={name: states[i] for i, name in enumerate(positions)},
         token_embedding=_token_embeddings(lm, [s.prompt_ids[-1] for s in sequences]),
@@ -102,6 +99,11 @@ def capture(
             for i, name in enumerate(positions)
         },
     )
+
+
+def token_span(lm: LanguageModel, sequence: TokenSequence, position: str) -> range:
+    """The token indices, in prompt and answer together, that a position of a sequence covers."""
+    return range(*_places(lm, sequence, (position,)).spans[0])
 
 
 def think_end_id(tokenizer: Any) -> int | None:
@@ -162,11 +164,23 @@ def _try_batch(
         if not is_out_of_memory(error):
             raise
         if len(sequences) == 1:
-            raise UserError(
-                f"out of memory on {lm.device} with a single sequence of {_size(sequences[0])} "
-                "tokens; use a smaller model or --device cpu"
-            ) from error
+            raise _too_large(lm, sequences[0]) from error
         return None
+
+
+def _too_large(lm: LanguageModel, sequence: TokenSequence) -> UserError:
+    return UserError(
+        f"out of memory on {lm.device} with a single sequence of {_size(sequence)} tokens; use a "
+        "smaller model or --device cpu"
+    )
+
+
+def _check_finite(lm: LanguageModel, states: np.ndarray) -> None:
+    if not np.isfinite(states).all():
+        raise UserError(
+            f"the model {lm.identity.name!r} has hidden states that are not finite; "
+            "try --dtype float32"
+        )
 
 
 def _capture_batch(
@@ -175,7 +189,6 @@ def _capture_batch(
     """States of one batch, `[positions, n, layers, width]`; `layers` are in ascending order."""
     import torch
 
-    nnsight = import_nnsight()
     width = max(_size(s) for s in sequences)
     ids = torch.full((len(sequences), width), lm.pad_id)
     mask = torch.zeros(len(sequences), width, dtype=torch.long)
@@ -184,6 +197,43 @@ def _capture_batch(
         mask[i, : _size(s)] = 1
     # Padding is on the right: a causal model never sees it, and positions need no shift.
     spans = torch.tensor([place.spans for place in places], device=lm.device)  # [n, positions, 2]
+    states = _traced(lm, ids, mask, layers, lambda states: _span_means(states, spans))
+    return states.permute(2, 1, 0, 3).cpu().numpy()
+
+
+def capture_tokens(
+    lm: LanguageModel, sequence: TokenSequence, layers: Sequence[int]
+) -> dict[int, np.ndarray]:
+    """Hidden states of one sequence at every token: layer to `[tokens, width]`, float32.
+
+    The forward stops after the deepest of `layers`; entries are numbered as in a capture. Raises
+    `UserError` when a state is not finite or the memory does not hold the sequence.
+    """
+    import torch
+
+    kept = sorted(set(layers))
+    ids = torch.tensor([[*sequence.prompt_ids, *sequence.answer_ids]])
+    try:
+        found = _traced(lm, ids, torch.ones_like(ids), kept, lambda states: states[0].float())
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise _too_large(lm, sequence) from error
+    states = found.cpu().numpy()
+    _check_finite(lm, states)
+    return dict(zip(kept, states, strict=True))
+
+
+def _traced(
+    lm: LanguageModel, ids: Any, mask: Any, layers: Sequence[int], keep: Callable[[Any], Any]
+) -> Any:
+    """What `keep` makes of the states `[n, tokens, width]` of each layer, one under the other.
+
+    `ids` and `mask` are `[n, tokens]`; `layers` are in ascending order.
+    """
+    import torch
+
+    nnsight = import_nnsight()
     path, _ = decoder_blocks(lm.model)
     traced = _wrap(lm)
     blocks = traced.get(path)
@@ -197,12 +247,12 @@ def _capture_batch(
         kept = []
         for layer in layers:
             at = blocks[layer - 1].output if layer else blocks[0].input
-            kept.append(_span_means(_hidden(at), spans))
+            kept.append(keep(_hidden(at)))
         states = nnsight.save(torch.stack(kept))
         tracer.stop()
     # Stopping raises inside the forward: until it is collected, the traceback holds the batch.
     gc.collect(1)
-    return states.permute(2, 1, 0, 3).cpu().numpy()
+    return states
 
 
 def _hidden(output: Any) -> Any:

@@ -37,7 +37,7 @@ def load_table(name: str, config: str | None, split: str) -> Iterable[dict[str, 
         datasets.disable_progress_bars()
     broken = datasets.exceptions.DatasetGenerationError
     known = (datasets.exceptions.DatasetsError, RuntimeError, *hub_errors())
-    if _is_prepared(name, config):
+    if is_prepared(name, config):
         with contextlib.suppress(ValueError, *known), _offline():
             return datasets.load_dataset(name, config or "default", split=split)
     try:
@@ -68,7 +68,7 @@ def _knock(name: str) -> None:
         get_hf_file_metadata(url, timeout=patience())
 
 
-def _is_prepared(name: str, config: str | None) -> bool:
+def is_prepared(name: str, config: str | None) -> bool:
     """Whether a data set was loaded here before, in this configuration."""
     import datasets
     from datasets.naming import camelcase_to_snakecase

@@ -1,51 +1,44 @@
-"""What the application needs beside the stages: its form, when it may start, progress, problems.
+"""What the application needs beside the stages: what is open, progress, problems.
 
 The same cells run as a script, in an editor, as an app and in an export. Only this module knows
-the difference: a script reads flags, prints, and leaves with an exit status; a notebook shows.
+the difference: a script reads flags, computes, prints, and leaves with an exit status; a page
+shows a run folder, and leaves the computing to a worker that outlives it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import html
+import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
+from helpers.asking import Reading, ask, check_by_sampling
+from helpers.asking_views import checked_view
+from helpers.background import progress_view, watch
 from helpers.cli import explain, show_warning
-from helpers.config import (
-    ANALYSES,
-    POSITIONS,
-    PRESET_NOTES,
-    PRESETS,
-    RUN_FLAG,
-    RunConfig,
-    config_from_arguments,
-    make_config,
-)
+from helpers.config import RUN_FLAG, RunConfig, config_from_arguments
 from helpers.errors import UserError
+from helpers.open_run import open_run
 from helpers.progress import Progress, StageProgress, terminal_progress
-from helpers.run import Run, is_finished
+from helpers.run import Run, run
+from helpers.run_folder import read_manifest
+from helpers.showing import in_notebook
 from helpers.summary import summarise
-from helpers.uncertainty import ESTIMATORS
 
-MAIN_FIELDS = (
-    "model", "questions", "limit", "k", "temperature", "top_p", "max_new_tokens", "seed",
-    "judge", "judge_model", "entailment", "condition_on_question",
-)  # fmt: skip
-"""Fields that the form shows at once; the others lie under "More settings"."""
 
-SEVERAL = {
-    "positions": POSITIONS,
-    "estimators": ("all", *ESTIMATORS),
-    "analyses": ("all", "none", *ANALYSES),
-}
-"""Fields of which several values are chosen."""
+@dataclass(frozen=True)
+class Seen:
+    """Which run folder a page shows, and how far it was when it was drawn last."""
 
-OF_THE_MACHINE = ("device", "threads", "cache_dir", "out")
-"""Fields that stay as they are when another preset is chosen."""
+    folder: Path
+    stages: tuple[str, ...]
+    at_work: bool
+    """Whether a worker is busy with it."""
 
 
 @contextlib.contextmanager
@@ -61,19 +54,11 @@ def problems_explained() -> Iterator[None]:
             raise SystemExit(explain(problem)) from problem
         import marimo as mo
 
-        text = f"<strong>This step cannot go on.</strong> {html.escape(str(problem))}"
-        mo.stop(True, mo.callout(mo.Html(f"<div>{text}</div>"), kind="danger"))
+        mo.stop(True, stumbled(problem))
     except KeyboardInterrupt as stopped:
         if in_notebook():
             raise
         raise SystemExit(explain(stopped)) from stopped
-
-
-def in_notebook() -> bool:
-    """Whether someone looks at cells: an editor, an app or an export, but not a script."""
-    import marimo as mo
-
-    return mo.running_in_notebook()
 
 
 @problems_explained()
@@ -91,133 +76,95 @@ def _flags(notebook: str) -> list[str]:
     return sys.argv[1:] if Path(sys.argv[0]).name == Path(notebook).name else []
 
 
-def preset_choice(asked: RunConfig) -> Any:
-    """A dropdown of the presets, the asked one chosen."""
+def read_only() -> bool:
+    """Whether visitors may only look: `SEP_READ_ONLY=1` for an app that others open."""
+    return os.environ.get("SEP_READ_ONLY", "") not in ("", "0")
+
+
+def see(folder: Path) -> Seen:
+    """How far a run folder is now."""
+    manifest = read_manifest(folder) or {}
+    return Seen(folder, tuple(manifest.get("stages_done", ())), watch(folder).at_work)
+
+
+@problems_explained()
+def first_seen(config: RunConfig) -> Any:
+    """The state of a page, `(get, set)`: at first the run that the flags ask for is open."""
     import marimo as mo
 
-    options = {f"{name}: {PRESET_NOTES[name]}": name for name in PRESETS}
-    chosen = next(title for title, name in options.items() if name == asked.preset)
-    return mo.ui.dropdown(
-        options, value=chosen, allow_select_none=False, label="preset", full_width=True
-    )
+    return mo.state(see(config.run_folder))
 
 
-def with_preset(asked: RunConfig, preset: str) -> RunConfig:
-    """The asked config, or another preset on the same machine."""
-    if preset == asked.preset:
-        return asked
-    return make_config(preset, **{name: getattr(asked, name) for name in OF_THE_MACHINE})
-
-
-def config_form(shown: RunConfig) -> Any:
-    """A form with one element per field; its value is None until it is submitted."""
+def ticker(seen: Seen) -> Any:
+    """What makes a page look again every second while a worker is busy; else None."""
     import marimo as mo
 
-    elements = {name: _element(name, shown) for name in RunConfig.model_fields if name != "preset"}
-    main = "".join(_labelled(name) for name in MAIN_FIELDS)
-    more = "".join(_labelled(name) for name in elements if name not in MAIN_FIELDS)
-    columns = "repeat(auto-fill,minmax(15rem,1fr))"
-    grid = f"display:grid;grid-template-columns:{columns};gap:0.9rem 1.5rem"
-    page = (
-        f'<div style="{grid}">{main}</div><details style="margin-top:1rem"><summary>More settings'
-        f'</summary><div style="{grid};margin-top:0.8rem">{more}</div></details>'
-    )
-    return mo.Html(page).batch(**elements).form(submit_button_label="Run")
-
-
-def config_from_form(values: Mapping[str, Any] | None, shown: RunConfig) -> RunConfig:
-    """The config that a submitted form asks for; the one that it started with until then.
-
-    Raises `UserError` for a value out of range.
-    """
-    if values is None:
-        return shown
-    return make_config(
-        shown.preset, **{name: _from_element(name, value) for name, value in values.items()}
-    )
-
-
-def _labelled(name: str) -> str:
-    """A place for one element, with what it means under it."""
-    words = html.escape(RunConfig.model_fields[name].description or "")
-    words = words.replace("{", "{{").replace("}", "}}")
-    small = "font-size:0.78rem;line-height:1.25;color:var(--muted-foreground,#777)"
-    return f'<div>{{{name}}}<div style="{small}">{words}</div></div>'
-
-
-def _element(name: str, shown: RunConfig) -> Any:
-    """The element for one field, showing the config's value."""
-    import marimo as mo
-
-    kind, value = RunConfig.model_fields[name].annotation, getattr(shown, name)
-    label = name.replace("_", " ")
-    if get_origin(kind) is Literal:
-        options = list(get_args(kind))
-        return mo.ui.dropdown(
-            options, value=value, label=label, allow_select_none=False, full_width=True
-        )
-    if kind is bool:
-        return mo.ui.checkbox(value, label=label)
-    if name in SEVERAL:
-        return mo.ui.multiselect(SEVERAL[name], value=list(value), label=label, full_width=True)
-    if kind in (int, float):
-        low, high = _range(name)
-        step = 1 if kind is int else 0.01
-        return mo.ui.number(low, high, step, value, label=label, full_width=True)
-    if name == "prompt_template":
-        return mo.ui.text_area(value, label=label, rows=3, full_width=True)
-    if name == "stop":
-        return mo.ui.text(_join_texts(value), label=f"{label} (split by |)", full_width=True)
-    return mo.ui.text("" if value is None else str(value), label=label, full_width=True)
-
-
-def _range(name: str) -> tuple[float | None, float | None]:
-    """The least and the greatest value of a number field, as the config declares them."""
-    ends = RunConfig.model_fields[name].metadata
-    low = [end.ge for end in ends if hasattr(end, "ge")]
-    low += [end.gt for end in ends if hasattr(end, "gt")]
-    high = [end.le for end in ends if hasattr(end, "le")]
-    return low[0] if low else None, high[0] if high else None
-
-
-def _from_element(name: str, value: Any) -> Any:
-    """A field's value as its element gives it; an empty text stands for the default of None."""
-    if name == "stop":
-        return _split_texts(value)
-    if value == "" and RunConfig.model_fields[name].default is None:
+    if not (in_notebook() and seen.at_work):
         return None
-    return value
+    return mo.ui.refresh(options=["1s"], default_interval="1s")
 
 
-def _join_texts(texts: tuple[str, ...]) -> str:
-    r"""Texts on one line, line breaks as \n."""
-    return " | ".join(text.replace("\n", "\\n") for text in texts)
+def follow(seen: Seen, tick: Any, set_seen: Callable[[Seen], None]) -> Any:
+    """How far the work on the open run is; redraws the page when a stage is done."""
+    if not in_notebook():
+        return None
+    import marimo as mo
+
+    now = see(seen.folder)
+    if now != seen:
+        set_seen(now)
+    watched = watch(seen.folder)
+    if watched.state in ("idle", "finished"):
+        return None
+    page = mo.Html(progress_view(watched))
+    return page if tick is None else mo.vstack([page, tick])
 
 
-def _split_texts(line: str) -> tuple[str, ...]:
-    parts = (part.strip(" ") for part in line.split("|"))
-    return tuple(part.replace("\\n", "\n") for part in parts if part)
+def opened(config: RunConfig, seen: Seen) -> Run:
+    """The run that is shown: a script, or a page started with `--run`, computes it first.
+
+    A page on which nothing has been computed yet waits, and says for what; after a problem it
+    shows what was finished before.
+    """
+    if not in_notebook():
+        with problems_explained():
+            return _computed(config)
+    import marimo as mo
+
+    if RUN_FLAG in sys.argv[1:]:
+        try:
+            return _computed(config)
+        except UserError as problem:
+            seen, trouble = see(config.run_folder), stumbled(problem)
+            mo.stop("meanings" not in seen.stages, trouble)
+            mo.output.append(trouble)
+    with problems_explained():
+        mo.stop("meanings" not in seen.stages, waiting(seen))
+        return open_run(seen.folder)
 
 
-def may_start(config: RunConfig, submitted: Mapping[str, Any] | None) -> bool:
-    """Whether work may begin: a script, a submitted form, `--run`, or everything is stored."""
-    return (
-        submitted is not None
-        or not in_notebook()
-        or RUN_FLAG in sys.argv[1:]
-        or is_finished(config)
-    )
+def _computed(config: RunConfig) -> Run:
+    finished = run(config, progress_here())
+    assert finished is not None  # `run` goes to its last stage
+    return finished
 
 
-def waiting(config: RunConfig) -> Any:
-    """What a notebook that has nothing to show yet waits for."""
+def stumbled(problem: UserError) -> Any:
+    """A problem and its remedy, in place."""
+    import marimo as mo
+
+    text = f"<strong>This step cannot go on.</strong> {html.escape(str(problem))}"
+    return mo.callout(mo.Html(f'<div role="alert">{text}</div>'), kind="danger")
+
+
+def waiting(seen: Seen) -> Any:
+    """What a page that has nothing to show yet waits for."""
     import marimo as mo
 
     text = (
-        f"Waiting for you to press <strong>Run</strong> above. It will sample {config.k} answers "
-        f"to each of {config.limit:,} questions and go on to the end of this page; it can be "
-        "stopped at any time and goes on from where it was. A run that is stored already is shown "
-        f"without pressing. (Started with <code>-- {RUN_FLAG}</code>, the page does not wait.)"
+        "The first results appear here when all answers are sampled and grouped by meaning."
+        if seen.at_work
+        else "Nothing to show yet. Press <strong>Run</strong> above, or choose a stored run."
     )
     return mo.callout(mo.Html(f"<div>{text}</div>"), kind="neutral")
 
@@ -247,42 +194,6 @@ def notebook_progress() -> Progress:
     return stage
 
 
-def show(build: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """What `build` makes, to look at; nothing is built where nobody looks, as in a script.
-
-    HTML text is shown as HTML: `build` has escaped what others wrote.
-    """
-    if not in_notebook():
-        return None
-    import marimo as mo
-
-    made = build(*arguments, **options)
-    return mo.Html(made) if isinstance(made, str) else made
-
-
-def question_choice(rows: list[dict[str, Any]]) -> Any:
-    """A table in which one question can be chosen; at first the first."""
-    import marimo as mo
-
-    return mo.ui.table(
-        rows,
-        selection="single",
-        initial_selection=[0] if rows else None,
-        page_size=8,
-        hidden_columns=["row"],
-        wrapped_columns=["question"],
-        column_widths={"question": 340},
-        show_data_types=False,
-        show_column_summaries=False,
-        show_download=False,
-    )
-
-
-def chosen_row(choice: Any) -> int | None:
-    """The place in the run of the chosen question; None while none is chosen."""
-    return choice.value[0]["row"] if choice.value else None
-
-
 def conclude(run: Run) -> Any:
     """Print the table and the run folder in a script; show them in a notebook."""
     text = f"{summarise(run)}\n\nrun folder: {run.folder}"
@@ -293,3 +204,25 @@ def conclude(run: Run) -> Any:
 
     where = mo.Html(f"<div>This run is in <code>{html.escape(str(run.folder))}</code>.</div>")
     return mo.vstack([where, mo.accordion({"All of it as text": mo.plain_text(text)})])
+
+
+def asked(run: Run, question: Any, config: RunConfig) -> Reading | None:
+    """What the probes say of the question that was typed; the cell waits where there is none."""
+    if not in_notebook():
+        return None
+    import marimo as mo
+
+    mo.stop(not question.value, mo.md("*Type a question and press Ask.*"))
+    with problems_explained(), mo.status.spinner("Reading the question in one forward pass"):
+        return ask(run, question.value, config=config)
+
+
+def answers_streamed(pressed: bool, run: Run, reading: Reading | None, config: RunConfig) -> None:
+    """Draw answers to a question, each group of them shown in the place of the one before."""
+    if reading is None or not pressed:
+        return
+    import marimo as mo
+
+    with problems_explained():
+        for checked in check_by_sampling(run, reading, config=config):
+            mo.output.replace(mo.Html(checked_view(checked)))

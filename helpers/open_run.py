@@ -42,6 +42,12 @@ class Pending:
     def __getattr__(self, name: str) -> Any:
         raise NotYet(f"still to come: the stage “{self._stage}” of this run is not finished")
 
+    def _refuse(self, *_: Any) -> Any:
+        return self.__getattr__("")
+
+    # These are looked up on the class, past __getattr__.
+    __getitem__ = __iter__ = __len__ = __contains__ = _refuse
+
 
 def open_run(folder: Path) -> Run:
     """Everything that a run folder holds, in a second or less.

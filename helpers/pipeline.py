@@ -86,11 +86,7 @@ def sample_answers(
     """K samples and the most likely answer of each question; only what is missing is generated."""
     prompts = prompt_texts(config, [q.question for q in questions])
     ids = range(GREEDY, config.k)
-    keys = {
-        (i, s): _sample_key(config, question, prompt, s)
-        for i, (question, prompt) in enumerate(zip(questions, prompts, strict=True))
-        for s in ids
-    }
+    keys = _sample_keys(config, questions, prompts)
     known = store.get_many(keys.values())
     generated = sum(key not in known for key in keys.values())
     if generated:
@@ -105,6 +101,27 @@ def sample_answers(
         greedy.append(row[0])
         samples.append(tuple(row[1:]))
     return SampledAnswers(tuple(kept), tuple(samples), tuple(greedy), tuple(too_long), generated)
+
+
+def missing_samples(config: RunConfig, questions: Sequence[Question], store: Store) -> int:
+    """How many of a run's answers, K + 1 a question, are not stored yet; no weights are loaded.
+
+    The model is identified, and fetched where it is not here; a chat template loads its tokenizer.
+    """
+    prompts = prompt_texts(config, [q.question for q in questions])
+    keys = _sample_keys(config, questions, prompts)
+    return len(keys) - len(store.get_many(keys.values()))
+
+
+def _sample_keys(
+    config: RunConfig, questions: Sequence[Question], prompts: Sequence[str]
+) -> dict[tuple[int, int], str]:
+    """Where each answer is stored, by the question's row and the sample's number."""
+    return {
+        (i, s): _sample_key(config, question, prompt, s)
+        for i, (question, prompt) in enumerate(zip(questions, prompts, strict=True))
+        for s in range(GREEDY, config.k)
+    }
 
 
 def _generate_missing(

@@ -6,6 +6,7 @@ import numpy as np
 
 from helpers.errors import UserError
 from helpers.probe_solvers import column_auroc, decompose, logistic_path, project, solve_logistic
+from helpers.probe_threads import one_thread_if_small
 from helpers.probes import check_target
 
 MEMORISED_ROWS = 64
@@ -61,16 +62,18 @@ def shuffled_label_scores(
     check_target(values[train], "logistic", "shuffled labels, train")
     check_target(values[test], "logistic", "shuffled labels, test")
     rng = np.random.default_rng(seed)
-    basis = decompose(features[train])
-    tested = project(basis, features[test])
     pooled, n_train = np.concatenate([values[train], values[test]]), int(train.sum())
     scores = []
-    for start in range(0, n_shuffles, SHUFFLES_AT_ONCE):
-        count = min(SHUFFLES_AT_ONCE, n_shuffles - start)
-        shuffled = rng.permuted(np.repeat(pooled[:, None], count, axis=1), axis=0)
-        ours, theirs = shuffled[:n_train], shuffled[n_train:]
-        mixed = (ours.std(axis=0) > 0) & (theirs.std(axis=0) > 0)
-        ours, theirs = ours[:, mixed], theirs[:, mixed]
-        solved = solve_logistic(basis.scores, ours, np.full(ours.shape[1], float(regularisation)))
-        scores.append(column_auroc(tested @ solved.weights, theirs))
+    with one_thread_if_small(n_train, features.shape[1]):
+        basis = decompose(features[train])
+        tested = project(basis, features[test])
+        for start in range(0, n_shuffles, SHUFFLES_AT_ONCE):
+            count = min(SHUFFLES_AT_ONCE, n_shuffles - start)
+            shuffled = rng.permuted(np.repeat(pooled[:, None], count, axis=1), axis=0)
+            ours, theirs = shuffled[:n_train], shuffled[n_train:]
+            mixed = (ours.std(axis=0) > 0) & (theirs.std(axis=0) > 0)
+            ours, theirs = ours[:, mixed], theirs[:, mixed]
+            strengths = np.full(ours.shape[1], float(regularisation))
+            solved = solve_logistic(basis.scores, ours, strengths)
+            scores.append(column_auroc(tested @ solved.weights, theirs))
     return np.concatenate(scores)

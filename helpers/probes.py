@@ -24,6 +24,7 @@ from helpers.probe_solvers import (
     raw_outputs,
     ridge_path,
 )
+from helpers.probe_threads import one_thread_if_small
 
 LinearKind = Literal["ridge", "logistic", "soft-logistic"]
 MlpKind = Literal["regression", "classification"]
@@ -185,13 +186,14 @@ def sweep(
     spearman = None if kind == "logistic" else np.empty_like(score)
     for row, position in enumerate(positions):
         columns = []
-        for layer in range(n_layers):
-            states = hidden[position][:, layer]
-            basis = decompose(states[train])
-            solved = SOLVERS[kind](basis, values[train], strengths)
-            columns.append(raw_outputs(basis, solved, states[validation]))
-            if progress is not None:
-                progress(row * n_layers + layer + 1, len(positions) * n_layers)
+        with one_thread_if_small(int(train.sum()), hidden[position].shape[-1]):
+            for layer in range(n_layers):
+                states = hidden[position][:, layer]
+                basis = decompose(states[train])
+                solved = SOLVERS[kind](basis, values[train], strengths)
+                columns.append(raw_outputs(basis, solved, states[validation]))
+                if progress is not None:
+                    progress(row * n_layers + layer + 1, len(positions) * n_layers)
         raw, shape = np.concatenate(columns, axis=1), score[row].shape
         found = column_scores(raw, values[validation], values[train].mean(), kind)
         score[row] = found.reshape(shape)

@@ -12,6 +12,7 @@ True
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -28,7 +29,8 @@ ALLOCATOR = 1.25
 """Memory that allocators hold, over what is asked of them: freed pieces that fit nothing else."""
 LOGITS_COPIES = {True: 42.2, False: 27.9}
 """`token_choice.choose_tokens`: bytes a row and token of the vocabulary, with and without the
-whole distribution kept (top-p of 1 or less), beyond the logits themselves."""
+whole distribution kept (top-p of 1 or less), beyond the logits themselves; for one block of rows
+at a time."""
 QUESTION_OBJECTS, ANSWER_OBJECTS, TOKEN_OBJECTS = 40_000, 1_200, 120
 """Python objects of a question (its texts, keys, scores and the store's mapped pages), of an
 answer, and of a token of it."""
@@ -52,13 +54,14 @@ SWEEP_COPIES = 2.5
 RESAMPLING = 50_000_000
 """Bootstrap and permutation matrices, whatever the number of questions."""
 
-# How a run is cut into pieces: `stored_states.PIECE`, `hidden_states.capture`, `p_true.CHUNK`.
+# How a run is cut into pieces: `stored_states.PIECE`, `hidden_states.capture`, `p_true.CHUNK`,
+# `token_choice.row_blocks`.
 PIECE = 64
 P_TRUE_CHUNK = 256
 P_TRUE_WORDING = 45
 """Tokens of a p(True) prompt beside the question and the answers."""
-P_TRUE_ENDS = 32
-"""Different lengths of the prompts of a batch: logits are made at each of them."""
+LOGITS_BLOCK = 2**22
+"""Logits that are worked on at a time, in whole rows."""
 
 
 @dataclass(frozen=True)
@@ -240,9 +243,15 @@ def model_phases(shape: ModelShape, work: Workload) -> dict[str, dict[str, int]]
 
 
 def logits_step(shape: ModelShape, work: Workload) -> float:
-    """Logits of one step of a batch, and the copies that choosing tokens makes of them."""
-    copies = LOGITS_COPIES[work.top_p == 1]
-    return work.batch_size * shape.vocabulary * (NUMBER_BYTES[work.dtype] + copies)
+    """Logits of one step of a batch, and the copies that choosing tokens makes of a block."""
+    logits = work.batch_size * shape.vocabulary * NUMBER_BYTES[work.dtype]
+    return logits + LOGITS_COPIES[work.top_p == 1] * logits_block(shape, work.batch_size)
+
+
+def logits_block(shape: ModelShape, rows: int) -> float:
+    """How many of the logits of so many rows are worked on at a time."""
+    most = max(1, LOGITS_BLOCK // shape.vocabulary)
+    return math.ceil(rows / math.ceil(rows / most)) * shape.vocabulary
 
 
 def activations(shape: ModelShape, work: Workload, length: float) -> float:
@@ -271,13 +280,16 @@ def _p_true(shape: ModelShape, work: Workload, examples: int) -> dict[str, float
     number, block = NUMBER_BYTES[work.dtype], p_true_block(shape, work)
     prefix = examples * block
     rows = max(1, min(P_TRUE_CHUNK, work.n_questions, int(work.batch_tokens // (prefix + block))))
-    ends = min(rows, P_TRUE_ENDS)
+    tokens = rows * (prefix + block)
     return {
-        "keys and values": shape.kv_numbers * number * (prefix + rows * (prefix + block))
-        + _repeated_keys(shape, work, rows * (prefix + block)),
-        # The prefix is read alone, before any of the rests.
-        "activations": max(prefix, rows * block) * activations(shape, work, prefix + block),
-        "logits": rows * ends * shape.vocabulary * number,
+        "keys and values": shape.kv_numbers * number * (prefix + tokens),
+        "one step": max(
+            # The prefix is read alone, before any of the rests.
+            max(prefix, rows * block) * activations(shape, work, prefix + block)
+            + _repeated_keys(shape, work, tokens),
+            # One place a row; log-probabilities are taken in float64, beside their source.
+            rows * shape.vocabulary * number + 16 * logits_block(shape, rows),
+        ),
     }
 
 

@@ -12,23 +12,29 @@ from helpers.analyses.figures import maps_on_test
 from helpers.assessment import Assessment
 from helpers.curves import ReliabilityCurve
 from helpers.evaluation import Score
-from helpers.pipeline import SampledAnswers
 from helpers.probe_training import TrainedProbes
-from helpers.run import Measured, Run
+from helpers.run import Run
 from helpers.summary import named
 
 MOST_CURVES = 6
 """Curves that one figure can tell apart."""
 
 
-def lexical_figure(answers: SampledAnswers, measured: Measured) -> go.Figure:
+def entropy_figure(run: Run) -> go.Figure:
+    """How semantic entropy is distributed over the questions, and where it counts as high."""
+    return figures.entropy_histogram(
+        run.targets.semantic_entropy, run.targets.threshold, run.config.k
+    )
+
+
+def lexical_figure(run: Run) -> go.Figure:
     """Lexical against semantic entropy of every question, coloured by the most likely answer."""
     return figures.lexical_against_semantic(
-        measured.uncertainty["semantic_entropy"],
-        measured.uncertainty["lexical_entropy"],
-        [q.id for q in answers.questions],
-        [q.question for q in answers.questions],
-        [g.status if g else "not graded" for g in measured.meanings.greedy_grades],
+        run.uncertainty["semantic_entropy"],
+        run.uncertainty["lexical_entropy"],
+        [q.id for q in run.answers.questions],
+        [q.question for q in run.answers.questions],
+        [g.status if g else "not graded" for g in run.meanings.greedy_grades],
     )
 
 

@@ -17,7 +17,7 @@ from helpers.figure_style import METRIC_NAMES
 from helpers.meanings import Meanings
 from helpers.pipeline import SampledAnswers
 from helpers.probe_training import TrainedProbes
-from helpers.run import Measured, Run
+from helpers.run import Run
 from helpers.stored_states import HiddenStates
 from helpers.summary import cell, named, probe_title, signed
 from helpers.targets import wrong_answers
@@ -109,17 +109,19 @@ def meanings_table(answers: SampledAnswers, meanings: Meanings) -> str:
     return html_table(("meanings", "questions", "most likely answer right"), rows, note)
 
 
-def formula_cards(measured: Measured) -> str:
+def formula_cards(run: Run) -> str:
     """What each estimator is, in which units, what others call it, and where it is skipped."""
     heads = ("estimator", "formula", "units", "needs", "source and other names")
     rows = []
     for name, card in ESTIMATORS.items():
-        skipped = measured.skipped.get(name)
+        skipped = run.skipped.get(name)
         title = f"{card.title}\nnot computed: {skipped}" if skipped else card.title
         names = f"{card.source}\nalso: {card.also_called}\ntest: {card.test}"
         rows.append((title, card.formula, card.units, ", ".join(card.requires), names))
     note = "For all of them higher means more uncertain. N answers; n_c of them in meaning c; l_i "
-    return html_table(heads, rows, note + "an answer's log-probability in nats.")
+    table = html_table(heads, rows, note + "an answer's log-probability in nats.")
+    title = f"All {len(rows)} measures: formula, units, source, names in other packages"
+    return f'<details><summary style="cursor:pointer">{title}</summary>{table}</details>'
 
 
 def states_table(states: HiddenStates) -> str:
@@ -242,69 +244,13 @@ def browser_rows(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def question_card(run: Run, i: int | None) -> str:
-    """One question: reference, most likely answer, samples by meaning, estimators, probes."""
-    if i is None:
-        return "Choose a question in the table above."
-    question, greedy = run.answers.questions[i], run.answers.greedy[i]
-    facts = [
-        ("question", question.question),
-        ("reference", question.final_answer or question.answer or "none"),
-        ("most likely answer", f"{greedy.text.strip()}  ({_status(run, i)})"),
-    ]
-    values = [
-        *(
-            (c.title, f"{run.uncertainty[n][i]:.4g}", c.units)
-            for n, c in ESTIMATORS.items()
-            if np.isfinite(run.uncertainty[n][i])
-        ),
-        *(
-            (probe_title(run, name), f"{values[i]:.3f}", _unit(name))
-            for name, values in run.assessment.predicted.items()
-        ),
-    ]
-    return (
-        html_table(("", ""), facts)
-        + _heading("Answers by meaning")
-        + html_table(("answers", "wordings of this meaning"), _by_meaning(run, i))
-        + _heading("Estimators and probes")
-        + html_table(("", "value", "units"), values)
-    )
-
-
-def _by_meaning(run: Run, i: int) -> list[tuple[str, str]]:
-    """Per meaning, the largest first: how many answers it has, and their wordings with counts."""
-    wordings: dict[int, dict[str, int]] = {}
-    for sample, cluster in zip(run.answers.samples[i], run.meanings.clusters[i], strict=True):
-        counts = wordings.setdefault(cluster, {})
-        text = sample.text.strip() or "(empty)"
-        counts[text] = counts.get(text, 0) + 1
-    ordered = sorted(wordings.values(), key=lambda counts: -sum(counts.values()))
-    k = len(run.answers.samples[i])
-    return [
-        (
-            f"{sum(counts.values())} of {k}",
-            "\n".join(f"· {text}" + (f" (× {n})" if n > 1 else "") for text, n in counts.items()),
-        )
-        for counts in ordered
-    ]
-
-
 def _status(run: Run, i: int) -> str:
     graded = run.meanings.greedy_grades[i]
     return graded.status if graded else "not graded"
 
 
-def _unit(probe: str) -> str:
-    return "nats" if probe.startswith("semantic_entropy") else "probability"
-
-
 def _paragraph(text: str) -> str:
     return f'<p style="font-weight:600;margin:0">{_safe(text)}</p>'
-
-
-def _heading(text: str) -> str:
-    return f'<div style="font-weight:600;margin:1.1rem 0 0.2rem">{_safe(text)}</div>'
 
 
 def _cut(text: str, length: int = 160) -> str:

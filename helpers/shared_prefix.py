@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from helpers.errors import UserError
 from helpers.models import LanguageModel
 from helpers.sampling import free_memory, is_out_of_memory
+from helpers.token_choice import row_blocks
 
 
 @dataclass
@@ -140,20 +142,52 @@ def _read_rests(
     # what a sliding window measures, and the positions that a model has learned.
     mask = (torch.arange(shared + width) < shared + lengths[:, None]).long()
     positions = torch.arange(shared, shared + width).expand(len(rests), width)
-    ends, at = torch.unique(lengths - 1, return_inverse=True)
-    with torch.inference_mode():
-        if cache is not None:
-            cache = copy.deepcopy(cache)
-            cache.batch_select_indices(torch.zeros(len(rests), dtype=torch.long, device=lm.device))
+    with torch.inference_mode(), _only_at(lm.model, lengths - 1):
+        cache = _for_each_row(cache, len(rests), lm.device)
         logits = lm.model(
             input_ids=ids.to(lm.device),
             attention_mask=mask.to(lm.device),
             position_ids=positions.to(lm.device),
             past_key_values=cache,
             use_cache=cache is not None,
-            logits_to_keep=ends.to(lm.device),
         ).logits
+        if logits.shape[1] > 1:  # the model has no head of its own to be told what is wanted
+            logits = logits[torch.arange(len(rests)), lengths - 1][:, None]
         # MPS has no float64.
         exact = torch.float32 if lm.device.startswith("mps") else torch.float64
-        last = logits[torch.arange(len(rests)), at].to(exact).log_softmax(-1)
-        return last[:, list(tokens)].cpu().numpy()
+        parts = [
+            logits[rows, 0].to(exact).log_softmax(-1)[:, list(tokens)].cpu()
+            for rows in row_blocks(len(rests), logits.shape[-1])
+        ]
+        return torch.cat(parts).numpy()
+
+
+def _only_at(model: Any, ends: Any) -> Any:
+    """Within this context the model makes the logits of one place of each row, `[rows, 1, …]`.
+
+    `logits_to_keep` names places that all rows share, and the logits of every different length
+    would fill the memory. What comes after the head (a scale, a soft cap) the model does itself.
+    """
+    import torch
+
+    def pick(head: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        at = ends.to(given[0].device)
+        return (given[0][torch.arange(len(ends), device=at.device), at][:, None], *given[1:])
+
+    head = model.get_output_embeddings()
+    return nullcontext() if head is None else head.register_forward_pre_hook(pick)
+
+
+def _for_each_row(cache: Any, rows: int, device: str) -> Any:
+    """The prefix's keys and values once for each row; the given ones stay as they are."""
+    import torch
+
+    if cache is None:
+        return None
+    first = torch.zeros(rows, dtype=torch.long, device=device)
+    own = copy.copy(cache)
+    own.layers = []
+    for layer in cache.layers:  # one at a time: a copy of all would hold the prefix twice
+        own.layers.append(copy.deepcopy(layer))
+        own.layers[-1].batch_select_indices(first)
+    return own

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 FIRST_CANDIDATES = 128
 """How many of the most likely tokens are looked at first when top-p cuts the rest."""
+CELLS_AT_ONCE = 2**22
+"""Logits that are worked on at a time: each takes some 40 bytes, and there may be many."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,36 @@ def choose_tokens(
     Sampling takes the smallest set of most likely tokens whose probability under the tempered
     distribution reaches `top_p`, and in it the token at which the cumulative probability, in
     order of token id, passes the row's uniform number. `greedy` rows take the most likely token.
+    Rows do not see each other, and are chosen for in blocks, so that memory is bounded.
     """
+    parts = [
+        _choose(logits[rows], uniforms[rows], greedy[rows], temperature, top_p, tolerance)
+        for rows in row_blocks(*logits.shape)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    names = [field.name for field in fields(TokenChoice)]
+    return TokenChoice(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
+
+
+def row_blocks(rows: int, vocabulary: int) -> list[slice]:
+    """Rows in blocks of about the same size, each of at most `CELLS_AT_ONCE` logits or one row.
+
+    >>> row_blocks(5, CELLS_AT_ONCE // 2)
+    [slice(0, 1, None), slice(1, 3, None), slice(3, 5, None)]
+    """
+    n = max(1, -(-rows // max(1, CELLS_AT_ONCE // vocabulary)))
+    return [slice(rows * i // n, rows * (i + 1) // n) for i in range(n)]
+
+
+def _choose(
+    logits: Any,
+    uniforms: np.ndarray,
+    greedy: np.ndarray,
+    temperature: float,
+    top_p: float,
+    tolerance: float,
+) -> TokenChoice:
     import torch
 
     # MPS has no float64; everywhere else the sums below are then exact enough to be compared.

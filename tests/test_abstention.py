@@ -121,7 +121,10 @@ def test_too_few_questions_are_told_with_the_number_it_would_take():
 
 def test_the_first_test_fails_in_words():
     wrong = np.zeros(100)
-    wrong[[3, 20]] = 1
+    wrong[3] = 1
+    one = promise(np.arange(100.0), wrong, 0.1)
+    assert "of the 29 most certain 1 is wrong, and it takes 29 without" in one.undefined
+    wrong[20] = 1
     made = promise(np.arange(100.0), wrong, 0.1)
     assert "of the 29 most certain 2 are wrong, and it takes 29 without" in made.undefined
     assert (made.answered, made.wrong) == (29, 2)

@@ -191,16 +191,21 @@ def test_a_table_can_hold_markup_only_as_text(given_results: dict[str, Any]) -> 
 
 
 def test_an_absent_analysis_says_why(results: dict[str, Any]) -> None:
-    stored = {"curves": SimpleNamespace(result=results["curves"])}
     build = analysis_figures.sample_budget
-    assert analysis_tables.of(stored, "curves", build, "tokens") == build(
-        results["curves"], "tokens"
+    run = SimpleNamespace(
+        analyses={"curves": SimpleNamespace(result=results["curves"])},
+        manifest={
+            "stages_done": ["analyses"],
+            "counts": {"analyses_skipped": {"audit": "no <b> graded"}},
+        },
     )
-    said = analysis_tables.of({}, "curves", build, "tokens", reasons={"curves": "no <b> graded"})
-    assert "no &lt;b&gt; graded" in said
-    assert "do not ask for it" in analysis_tables.of({}, "audit", build)
-    assert analysis_tables.of({}, "audit", build, folded="Numbers") is None
-    table = analysis_tables.of(stored, "curves", analysis_tables.cost_table, folded="A <b>cost")
+    assert analysis_tables.of(run, "curves", build, "tokens") == build(results["curves"], "tokens")
+    assert "no &lt;b&gt; graded" in analysis_tables.of(run, "audit", build)
+    assert "do not ask for it" in analysis_tables.of(run, "protocols", build)
+    assert analysis_tables.of(run, "audit", build, folded="Numbers") is None
+    run.manifest["stages_done"] = []
+    assert "still to come" in analysis_tables.of(run, "protocols", build)
+    table = analysis_tables.of(run, "curves", analysis_tables.cost_table, folded="A <b>cost")
     assert table.startswith("<details")
     assert "A &lt;b&gt;cost</summary><div" in table
 

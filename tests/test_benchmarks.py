@@ -115,7 +115,7 @@ def test_swapped_positions_are_noticed(monkeypatch):
 
 
 def test_another_probability_of_being_true_is_noticed(monkeypatch):
-    right, more = benchmarks.p_true.next_log_probs, np.array([[0, 0], [0, 1e-3], [0, 0]])
+    right, more = benchmarks.p_true.next_log_probs, np.array([[0, 0], [0, 15e-4], [0, 0]])
     monkeypatch.setattr(benchmarks.p_true, "next_log_probs", lambda *args: right(*args) + more)
     with pytest.raises(NotEqual, match=r"p\(True\): log-probabilities differ by up to 0\.001"):
         benchmarks.p_true.benchmark("tiny")

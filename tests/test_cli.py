@@ -319,3 +319,29 @@ def test_transfer_compares_runs_of_one_model_only(
     error = capsys.readouterr().err
     assert ours.name in error
     assert "other" in error
+
+
+def test_compare_prints_two_runs_side_by_side(
+    tiny_run: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Path(shutil.copytree(tiny_run.run_folder, tmp_path / "other"))
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["config"]["temperature"] = 0.5
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    # One run by its folder, one by its name in --out.
+    flags = [f"--out={tmp_path}", "--n-bootstrap=100", "--n-permutations=1000"]
+    assert main(["compare", str(tiny_run.run_folder), "other", *flags]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(rf"A  {tiny_run.run_name()} .*\nB  other ", shown)
+    assert re.search(r"temperature +1\.0 +0\.5", shown)
+    for heading in ("Predicting high semantic entropy", "accuracy", "A − B", "sampled in another"):
+        assert heading in shown
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert main(["compare", str(other), "none", *flags]) == 2
+    assert "none is no run folder" in capsys.readouterr().err
+    assert main(["compare", str(other)]) == 2
+    assert "RUN" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    assert "95 % interval" in " ".join(capsys.readouterr().out.split())

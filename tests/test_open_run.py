@@ -69,6 +69,9 @@ def test_what_is_still_to_come_says_so(tiny_run: RunConfig, tmp_path: Path) -> N
     assert opened.targets.semantic_entropy.size
     with pytest.raises(NotYet, match="evaluation"):
         report_tables.high_entropy_table(opened)
+    for ask in (len, list, lambda part: "x" in part, lambda part: part["x"]):
+        with pytest.raises(NotYet):
+            ask(opened.trained)
 
 
 @pytest.mark.parametrize("damage", ["", "[]", '{"sweeps": {}}', "null", '{"sweeps": 3}'])

@@ -138,6 +138,49 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing(models, monkeypatch)
         hook.remove()
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_logits_are_made_at_one_place_of_each_prompt(models, architecture, monkeypatch):
+    lm, prompts = models[architecture], alike(9, 20, 25)
+    head, made = lm.model.get_output_embeddings(), []
+    hook = head.register_forward_hook(lambda module, given, out: made.append(tuple(out.shape)))
+    try:
+        found = next_log_probs(lm, prompts, (5, 6), PromptCounts())
+    finally:
+        hook.remove()
+    vocabulary = lm.model.config.vocab_size
+    assert made == [(1, 1, vocabulary), (9, 1, vocabulary)]  # the common prefix, all the rests
+    assert not head._forward_pre_hooks
+    # A model that does not say what its head is makes them everywhere, and they are picked then.
+    monkeypatch.setattr(lm.model, "get_output_embeddings", lambda: None)
+    again = next_log_probs(lm, prompts, (5, 6), PromptCounts())
+    np.testing.assert_allclose(again, found, rtol=0, atol=1e-4)
+
+
+def test_what_a_model_does_to_its_logits_is_done(models):
+    from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig
+
+    common: dict[str, Any] = {
+        "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3,
+    }  # fmt: skip
+    changed = [
+        (CohereConfig, {"logit_scale": 0.1}, {"logit_scale": 1.0}),
+        (GraniteConfig, {"logits_scaling": 8.0}, {"logits_scaling": 1.0}),
+        (Gemma2Config, {"head_dim": 8, "final_logit_softcapping": 2.0}, {"head_dim": 8}),
+    ]
+    for config, its_own, without in changed:
+        found = []
+        for settings in (its_own, without):
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                model = AutoModelForCausalLM.from_config(config(**common, **settings)).eval()
+            lm, prompts = replace(models["llama"], model=model), alike(6, 10, 12)
+            found.append(next_log_probs(lm, prompts, (5, 6), PromptCounts()))
+            expected = [alone(lm, prompt)[[5, 6]] for prompt in prompts]
+            np.testing.assert_allclose(found[-1], expected, rtol=0, atol=1e-4)
+        assert np.abs(found[0] - found[1]).max() > 0.1, config.__name__
+
+
 def test_logits_that_are_not_finite_are_an_error(models):
     lm = models["llama"]
     hook = lm.model.lm_head.register_forward_hook(lambda module, given, out: out * torch.nan)

@@ -13,6 +13,7 @@ import torch
 from tiny_models import END, byte_tokenizer
 
 from benchmarks.live_tensors import watch
+from helpers import projection, token_choice
 from helpers.hidden_states import TokenSequence, capture
 from helpers.models import LanguageModel, ModelIdentity
 from helpers.probe_solvers import decompose, ridge_path
@@ -27,6 +28,7 @@ from helpers.projection import (
     ModelShape,
     Workload,
     judge_workspace,
+    logits_block,
     model_phases,
     project,
     smallest,
@@ -43,6 +45,7 @@ WIDE_HEADS = replace(QWEN, name="wide heads", heads=8, head_dim=32)
 GPT2 = ModelShape("gpt2", 0, 4, 64, 256, 4, 4, 16, 2000, 512, gated=False)
 GEMMA = replace(QWEN, name="gemma2", eager=True)
 SHAPES = (QWEN, WIDE_HEADS, GPT2, GEMMA)
+MANY_TOKENS = replace(QWEN, name="many tokens", vocabulary=300_000)
 
 
 def config_of(shape: ModelShape) -> Any:
@@ -120,7 +123,7 @@ def test_hidden_states_take_what_is_projected(shape, n):
     assert found.peak == pytest.approx(expected, rel=0.25)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+@pytest.mark.parametrize("shape", [*SHAPES, MANY_TOKENS], ids=lambda shape: shape.name)
 def test_p_true_takes_what_is_projected(shape):
     shape = replace(shape, context=4096)
     lm = random_model(shape)
@@ -135,13 +138,20 @@ def test_p_true_takes_what_is_projected(shape):
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_choosing_tokens_copies_the_logits_as_often_as_is_said(top_p, dtype):
+@pytest.mark.parametrize(("at_once", "copied"), [(2**22, 32), (10 * 5000, 8)])
+def test_choosing_tokens_copies_the_logits_as_often_as_is_said(
+    top_p, dtype, at_once, copied, monkeypatch
+):
+    monkeypatch.setattr(token_choice, "CELLS_AT_ONCE", at_once)
+    monkeypatch.setattr(projection, "LOGITS_BLOCK", at_once)
     rows, vocabulary = 32, 5000
     logits = torch.randn(rows, vocabulary).to(dtype) * 3
     draws, greedy = np.random.default_rng(0).random(rows), np.zeros(rows, dtype=bool)
     how: Any = {"temperature": 1.0, "top_p": top_p, "tolerance": 2e-5}
     found = watch(lambda: choose_tokens(logits, draws, greedy, **how))
-    assert found.peak / (rows * vocabulary) == pytest.approx(LOGITS_COPIES[top_p == 1], rel=0.02)
+    cells = logits_block(replace(QWEN, vocabulary=vocabulary), rows)
+    assert cells == copied * vocabulary
+    assert found.peak / cells == pytest.approx(LOGITS_COPIES[top_p == 1], rel=0.02)
 
 
 @pytest.mark.parametrize("tokens", [24, 64, 160])
@@ -197,10 +207,11 @@ def test_the_models_are_those_that_their_configs_describe():
 def test_the_pieces_are_those_that_the_code_takes():
     import inspect
 
-    from helpers import p_true, projection, stored_states
+    from helpers import p_true, stored_states
 
     assert projection.PIECE == stored_states.PIECE
     assert projection.P_TRUE_CHUNK == p_true.CHUNK
+    assert projection.LOGITS_BLOCK == token_choice.CELLS_AT_ONCE
     usual = Workload(n_questions=1).batch_tokens
     for function in (capture, next_log_probs):
         assert inspect.signature(function).parameters["batch_tokens"].default == usual
@@ -242,7 +253,8 @@ def test_more_work_takes_more_and_the_gpu_only_what_runs_on_it():
     assert base.mapped_bytes == 1000 * 4 * 29 * 1024 * 4
     assert "weights" not in base.ram_bytes.always
     assert base.ram_bytes.parts["judge"] == 4 * NLI_SMALL.parameters
-    least = project(shape, smallest(usual)).gpu_bytes
-    assert least.total < base.gpu_bytes.total
+    no_shots = replace(usual, p_true_shots=0)
+    least = project(shape, smallest(no_shots)).gpu_bytes
+    assert least.total < project(shape, no_shots).gpu_bytes.total < base.gpu_bytes.total
     with pytest.raises(KeyError):
         project(shape, replace(usual, dtype="int8"))

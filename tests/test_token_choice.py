@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_decoding import naive_token, nucleus, softmax
 
+from helpers import token_choice
 from helpers.token_choice import FIRST_CANDIDATES, TokenChoice, choose_tokens, tie_tolerance
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -192,6 +195,37 @@ def test_logits_that_are_no_numbers_leave_the_other_rows_alone(bad, top_p):
     assert np.isnan(found.logprobs[1])
     assert found.tokens[[0, 2]].tolist() == whole.tokens[[0, 2]].tolist()
     assert np.isfinite(found.logprobs[[0, 2]]).all()
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 0.9), (1.0, 0.99)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_choosing_in_blocks_of_rows_changes_no_bit(temperature, top_p, dtype, monkeypatch):
+    rng = np.random.default_rng(5)
+    rows, vocabulary = 23, 3000
+    scale = np.geomspace(0.1, 8, rows)[:, None]  # flat and decided rows see other candidates
+    logits = torch.from_numpy(rng.normal(0, 1, (rows, vocabulary)) * scale).to(dtype)
+    draws, greedy = rng.random(rows), np.arange(rows) % 5 == 0
+    how = {"temperature": temperature, "top_p": top_p, "tolerance": 2e-5}
+    whole = choose_tokens(logits, draws, greedy, **how)
+    for at_once, blocks in ((22 * vocabulary, 2), (7 * vocabulary, 4), (1, 23)):
+        monkeypatch.setattr(token_choice, "CELLS_AT_ONCE", at_once)
+        assert len(token_choice.row_blocks(rows, vocabulary)) == blocks
+        found = choose_tokens(logits, draws, greedy, **how)
+        for field in dataclasses.fields(TokenChoice):
+            ours, theirs = getattr(found, field.name), getattr(whole, field.name)
+            np.testing.assert_array_equal(ours, theirs, err_msg=field.name)
+            assert ours.dtype == theirs.dtype
+
+
+@given(st.integers(0, 600), st.integers(1, 5000))
+def test_blocks_hold_every_row_once_and_no_more_than_is_allowed(rows, vocabulary):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(token_choice, "CELLS_AT_ONCE", 10_000)
+        blocks = token_choice.row_blocks(rows, vocabulary)
+    sizes = [block.stop - block.start for block in blocks]
+    assert [i for block in blocks for i in range(rows)[block]] == list(range(rows))
+    assert max(sizes) <= max(1, 10_000 // vocabulary)
+    assert max(sizes) - min(sizes) <= 1
 
 
 def test_only_models_in_full_precision_are_worth_settling():

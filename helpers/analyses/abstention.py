@@ -113,7 +113,9 @@ def promise(
     reason = ""
     if not passed:
         reason = f"no threshold can promise this with n = {n} questions: "
-        reason += f"of the {shown} most certain {errors[shown]} are wrong, and " if shown else ""
+        if shown:
+            verb = "is" if errors[shown] == 1 else "are"
+            reason += f"of the {shown} most certain {errors[shown]} {verb} wrong, and "
         reason += f"it takes {needed} without an error"
     return Promise(
         max_error=max_error,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from helpers.probe_solvers import Coefficients, column_auroc, decompose, raw_outputs, solve_logistic
+from helpers.probe_threads import one_thread_if_small
 from helpers.probes import REGULARISATIONS
 
 
@@ -26,11 +27,12 @@ def refit_margins(
     one decomposition and one solver call.
     """
     strengths = np.sort(np.asarray(regularisations, dtype=np.float64))
-    basis = decompose(train)
     n_targets, n_strengths = labels.shape[1], len(strengths)
     wanted = np.repeat(labels.astype(np.float64), n_strengths, axis=1)
-    solved = solve_logistic(basis.scores, wanted, np.tile(strengths, n_targets))
-    judged = raw_outputs(basis, solved, validation)
+    with one_thread_if_small(*train.shape):
+        basis = decompose(train)
+        solved = solve_logistic(basis.scores, wanted, np.tile(strengths, n_targets))
+        judged = raw_outputs(basis, solved, validation)
     areas = column_auroc(judged, np.repeat(validation_labels, n_strengths, axis=1))
     # Turned round, the first of equal areas is that of the strongest regularisation.
     turned = np.round(areas.reshape(n_targets, n_strengths), 10)[:, ::-1]

@@ -41,6 +41,7 @@ from helpers.analyses.protocol_fits import (
 from helpers.analyses.split_scores import SplitScore, describe_change, describe_level, over_splits
 from helpers.errors import UserError
 from helpers.probe_solvers import centred_only, decompose
+from helpers.probe_threads import one_thread_if_small
 from helpers.probe_training import PROMPT_POSITION
 from helpers.progress import Progress, silent_progress
 from helpers.stored_run import StoredRun
@@ -121,7 +122,10 @@ def compare_protocols(
     n_layers = hidden.shape[1]
     clean: list[dict[str, list]] = [{} for _ in splits]
     single = {leaky: np.full((n_splits, 2, n_layers), np.nan) for leaky in (True, False)}
-    with (progress or silent_progress())("Comparing protocols", n_layers + 1, "layers") as stage:
+    with (
+        (progress or silent_progress())("Comparing protocols", n_layers + 1, "layers") as stage,
+        one_thread_if_small(len(known), hidden.shape[-1]),
+    ):
         for layer in range(n_layers):
             states = np.asarray(hidden[known, layer])
             plain = decompose(states, centred_only(states)).scores

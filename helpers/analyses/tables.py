@@ -22,35 +22,36 @@ from helpers.report_tables import html_table
 from helpers.summary import cell
 
 if TYPE_CHECKING:
-    from helpers.analyses import Analysis
+    from helpers.run import Run
 
 NONE = "–"
 
 
 def of(
-    analyses: Mapping[str, Analysis],
+    run: Run,
     name: str,
     build: Callable[..., Any],
     *arguments: Any,
-    reasons: Mapping[str, str] | None = None,
     folded: str = "",
     **options: Any,
 ) -> Any:
-    """What `build` makes of an analysis's result, or a sentence where there is no such analysis.
+    """What `build` makes of a run's analysis, or a sentence where there is no such analysis.
 
-    `reasons` says, by name, why an analysis is absent; one without a reason was not asked for. A
-    table with a title in `folded` is shown when that is clicked, and is nothing where it is absent:
-    it stands below something that says so.
+    A table with a title in `folded` is shown when that is clicked, and is nothing where it is
+    absent: it stands below something that says so.
     """
-    if name in analyses:
-        made = build(analyses[name].result, *arguments, **options)
+    if name in run.analyses:
+        made = build(run.analyses[name].result, *arguments, **options)
         if not folded:
             return made
         summary = f'<summary style="cursor:pointer">{html.escape(folded)}</summary>'
         return f'<details style="margin:0.4rem 0">{summary}{made}</details>'
     if folded:
         return None
-    reason = (reasons or {}).get(name, "the settings of this run do not ask for it")
+    if "analyses" not in run.manifest["stages_done"]:
+        return sentences([f"The analysis “{name}” is still to come."])
+    reasons = run.manifest["counts"].get("analyses_skipped", {})
+    reason = reasons.get(name, "the settings of this run do not ask for it")
     return sentences([f"The analysis “{name}” is not here: {reason}."])
 
 

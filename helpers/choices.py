@@ -1,0 +1,204 @@
+"""What can be chosen on a page that shows a run, and what a choice means.
+
+Each pair of functions makes an element and reads it; nothing here starts expensive work.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable
+from typing import Any
+
+from helpers import explore
+from helpers.errors import UserError
+from helpers.notebook import read_only
+from helpers.report_tables import browser_rows
+from helpers.run import Run
+from helpers.run_list import stored_runs
+from helpers.showing import in_notebook, in_report, show
+from helpers.what_if_probe import TARGETS, chosen_place
+from helpers.what_if_rules import LINKAGES, READ_ENTAILMENT, RULES, WhatIf, as_stored, possible
+
+FIRST_TARGET = "high_semantic_entropy"
+
+
+def what_if_choices(run: Run) -> Any:
+    """Elements for everything that can be changed without sampling or judging again."""
+    import marimo as mo
+
+    stored, reasons = as_stored(run), possible(run)
+    rules = {f"{rule}: {RULES[rule]}": rule for rule, reason in reasons.items() if not reason}
+    linkages = {f"{name}: {words}": name for name, words in LINKAGES.items()}
+    most = math.floor(20 * math.log(stored.k)) / 20
+    return _in_a_grid(
+        rule=_dropdown(rules, stored.rule, "Two answers mean the same if"),
+        linkage=_dropdown(linkages, stored.linkage, "Groups"),
+        threshold=mo.ui.slider(
+            0, 0.95, 0.05, 0, show_value=True, full_width=True,
+            label="p(entailment) at least (0: the likeliest label)",
+        ),
+        gamma=mo.ui.slider(
+            0, most, 0.05, 0, show_value=True, full_width=True,
+            label="γ, above which entropy is high (0: best split of train)",
+        ),
+        k=mo.ui.slider(
+            2, stored.k, 1, stored.k, show_value=True, full_width=True, label="Samples used"
+        ),
+        bins=mo.ui.slider(5, 60, 5, 30, show_value=True, full_width=True, label="Bins"),
+    )  # fmt: skip
+
+
+def what_if(chosen: Any) -> WhatIf:
+    """The options that are chosen."""
+    values = chosen.value
+    reads = values["rule"] in READ_ENTAILMENT
+    return WhatIf(
+        rule=values["rule"],
+        k=values["k"],
+        threshold=values["threshold"] or None if reads else None,
+        linkage=values["linkage"],
+        gamma=values["gamma"] or None,
+    )
+
+
+def place_choice(run: Run) -> Any:
+    """Elements for a target, a position and a layer; at first the place that the run chose."""
+    import marimo as mo
+
+    positions = list(run.states.hidden)
+    layers = run.states.hidden[positions[0]].shape[1]
+    position, layer = chosen_place(run, FIRST_TARGET) or (positions[0], 0)
+    targets = {words: target for target, (_, words, _) in TARGETS.items()}
+    return _in_a_grid(
+        target=_dropdown(targets, FIRST_TARGET, "Predict"),
+        position=_dropdown({name: name for name in positions}, position, "Position"),
+        layer=mo.ui.slider(
+            0, layers - 1, 1, layer, show_value=True, full_width=True, label="Layer"
+        ),
+        bins=mo.ui.slider(2, 20, 1, 10, show_value=True, full_width=True, label="Bins"),
+    )
+
+
+def _in_a_grid(**elements: Any) -> Any:
+    """Elements side by side where there is room; their values by name."""
+    import marimo as mo
+
+    places = "".join(f"<div>{{{name}}}</div>" for name in elements)
+    columns = "repeat(auto-fill,minmax(18rem,1fr))"
+    style = f"display:grid;grid-template-columns:{columns};gap:0.9rem 2rem"
+    return mo.Html(f'<div style="{style}">{places}</div>').batch(**elements)
+
+
+def _dropdown(options: dict[str, Any], value: Any, label: str) -> Any:
+    """A dropdown of words to values, one of the values chosen."""
+    import marimo as mo
+
+    words = next(words for words, option in options.items() if option == value)
+    return mo.ui.dropdown(
+        options, value=words, allow_select_none=False, label=label, full_width=True
+    )
+
+
+def clickable(build: Callable[[Run], Any], run: Run, look: Callable[[str], None]) -> Any:
+    """A figure in which a click on a question's point looks at it; elsewhere, the figure alone."""
+    if in_report() or not in_notebook():
+        return show(build, run)
+    import marimo as mo
+
+    try:
+        figure = explore.clickable(build(run))
+    except UserError:
+        return show(build, run)
+
+    def clicked(points: Any) -> None:
+        question = explore.clicked_question(figure, points)
+        if question is not None:
+            look(question)
+
+    return mo.ui.plotly(figure, on_change=clicked)
+
+
+def question_state(run: Run) -> Any:
+    """`(get, set)` of the id of the question that is looked at; at first the most uncertain."""
+    import marimo as mo
+
+    return mo.state(str(run.answers.questions[browser_rows(run)[0]["row"]].id))
+
+
+def case_choice(run: Run, set_question: Callable[[str], None]) -> Any:
+    """A table of instructive questions for each lesson; choosing one looks at it."""
+    import marimo as mo
+
+    def look(rows: list[dict[str, Any]]) -> None:
+        if rows:
+            set_question(rows[0]["question_id"])
+
+    tables = {}
+    for name, found in explore.cases(run).items():
+        rows = explore.case_rows(found)
+        words = mo.Html(f"<p>{html.escape(found.lesson)}</p>")
+        if rows:
+            chosen = _table(rows, ["question_id"], look)
+            tables[name[0].upper() + name[1:]] = mo.vstack([words, chosen])
+        else:
+            none = mo.Html(f"<p>None: {html.escape(found.empty)}.</p>")
+            tables[name[0].upper() + name[1:]] = mo.vstack([words, none])
+    return mo.ui.tabs(tables)
+
+
+def question_table(run: Run, set_question: Callable[[str], None]) -> Any:
+    """All test questions, the most uncertain first; choosing one looks at it."""
+
+    def look(rows: list[dict[str, Any]]) -> None:
+        if rows:
+            set_question(run.answers.questions[rows[0]["row"]].id)
+
+    return _table(browser_rows(run), ["row"], look)
+
+
+def _table(rows: list[dict[str, Any]], hidden: list[str], look: Callable[[Any], None]) -> Any:
+    """A table in which one row can be chosen."""
+    import marimo as mo
+
+    return mo.ui.table(
+        rows,
+        selection="single",
+        page_size=8,
+        hidden_columns=hidden,
+        wrapped_columns=["question"],
+        column_widths={"question": 340},
+        show_data_types=False,
+        show_column_summaries=False,
+        show_download=False,
+        on_change=look,
+    )
+
+
+def ask_form(run: Run) -> Any:
+    """A text to type a question into; its value is None until it is asked."""
+    import marimo as mo
+
+    example = next(q.question for q in run.answers.questions if q.split == "test")
+    return mo.ui.text_area(example, rows=4, full_width=True, label="a question").form(
+        submit_button_label="Ask", bordered=False
+    )
+
+
+def check_button(run: Run) -> Any:
+    """Draws the answers to the question that was asked; not where visitors may only look."""
+    import marimo as mo
+
+    return mo.ui.run_button(label=f"Check by sampling {run.config.k} answers", disabled=read_only())
+
+
+def other_run(run: Run) -> Any:
+    """A dropdown of the finished runs beside this one."""
+    import marimo as mo
+
+    folders = {
+        entry.name: entry.folder
+        for entry in stored_runs(run.folder.parent)
+        if entry.finished and entry.folder != run.folder
+    }
+    return mo.ui.dropdown(folders, label="compare with", full_width=True)

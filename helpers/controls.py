@@ -1,0 +1,181 @@
+"""The controls of the application: what can be chosen, and what a choice means.
+
+Every element is made here and read here, so that a cell only names it.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args, get_origin
+
+from helpers.background import start_worker, stop_worker
+from helpers.config import ANALYSES, POSITIONS, PRESET_NOTES, PRESETS, RunConfig, make_config
+from helpers.notebook import Seen, in_notebook, read_only, see
+from helpers.run import STAGES
+from helpers.run_list import stored_runs
+from helpers.uncertainty import ESTIMATORS
+
+MAIN_FIELDS = (
+    "model", "questions", "limit", "k", "temperature", "top_p", "max_new_tokens", "seed",
+    "judge", "judge_model", "entailment", "condition_on_question",
+)  # fmt: skip
+"""Fields that the form shows at once; the others lie under "More settings"."""
+
+SEVERAL = {
+    "positions": POSITIONS,
+    "estimators": ("all", *ESTIMATORS),
+    "analyses": ("all", "none", *ANALYSES),
+}
+"""Fields of which several values are chosen."""
+
+OF_THE_MACHINE = ("device", "threads", "cache_dir", "out")
+"""Fields that stay as they are when another preset is chosen."""
+
+RUN_HINT = "Samples what is not stored yet; nothing is computed twice"
+STOP_HINT = "Stops after the batch in hand; everything done so far is kept"
+
+
+def preset_choice(asked: RunConfig) -> Any:
+    """A dropdown of the presets, the asked one chosen."""
+    import marimo as mo
+
+    options = {f"{name}: {PRESET_NOTES[name]}": name for name in PRESETS}
+    chosen = next(title for title, name in options.items() if name == asked.preset)
+    return mo.ui.dropdown(
+        options, value=chosen, allow_select_none=False, label="preset", full_width=True
+    )
+
+
+def with_preset(asked: RunConfig, preset: str) -> RunConfig:
+    """The asked config, or another preset on the same machine."""
+    if preset == asked.preset:
+        return asked
+    return make_config(preset, **{name: getattr(asked, name) for name in OF_THE_MACHINE})
+
+
+def config_fields(shown: RunConfig) -> Any:
+    """An element for each field of the config; nothing starts when one is changed."""
+    import marimo as mo
+
+    elements = {name: _element(name, shown) for name in RunConfig.model_fields if name != "preset"}
+    main = "".join(_labelled(name) for name in MAIN_FIELDS)
+    more = "".join(_labelled(name) for name in elements if name not in MAIN_FIELDS)
+    columns = "repeat(auto-fill,minmax(15rem,1fr))"
+    grid = f"display:grid;grid-template-columns:{columns};gap:0.9rem 1.5rem"
+    page = (
+        f'<details><summary style="cursor:pointer">Settings</summary><div style="{grid};'
+        f'margin-top:0.8rem">{main}</div><details style="margin-top:1rem"><summary '
+        f'style="cursor:pointer">More settings</summary><div style="{grid};margin-top:0.8rem">'
+        f"{more}</div></details></details>"
+    )
+    return mo.Html(page).batch(**elements)
+
+
+def draft(values: Mapping[str, Any], shown: RunConfig) -> RunConfig:
+    """The config that the fields ask for; raises `UserError` for a value out of range."""
+    return make_config(
+        shown.preset, **{name: _from_element(name, value) for name, value in values.items()}
+    )
+
+
+def _labelled(name: str) -> str:
+    """A place for one element, with what it means under it."""
+    words = html.escape(RunConfig.model_fields[name].description or "")
+    words = words.replace("{", "{{").replace("}", "}}")
+    small = "font-size:0.78rem;line-height:1.25;color:var(--muted-foreground,#777)"
+    return f'<div>{{{name}}}<div style="{small}">{words}</div></div>'
+
+
+def _element(name: str, shown: RunConfig) -> Any:
+    """The element for one field, showing the config's value."""
+    import marimo as mo
+
+    kind, value = RunConfig.model_fields[name].annotation, getattr(shown, name)
+    label = name.replace("_", " ")
+    if get_origin(kind) is Literal:
+        options = list(get_args(kind))
+        return mo.ui.dropdown(
+            options, value=value, label=label, allow_select_none=False, full_width=True
+        )
+    if kind is bool:
+        return mo.ui.checkbox(value, label=label)
+    if name in SEVERAL:
+        return mo.ui.multiselect(SEVERAL[name], value=list(value), label=label, full_width=True)
+    if kind in (int, float):
+        low, high = _range(name)
+        step = 1 if kind is int else 0.01
+        return mo.ui.number(low, high, step, value, label=label, full_width=True, debounce=True)
+    if name == "prompt_template":
+        return mo.ui.text_area(value, label=label, rows=3, full_width=True)
+    if name == "stop":
+        return mo.ui.text(_join_texts(value), label=f"{label} (split by |)", full_width=True)
+    return mo.ui.text("" if value is None else str(value), label=label, full_width=True)
+
+
+def _range(name: str) -> tuple[float | None, float | None]:
+    """The least and the greatest value of a number field, as the config declares them."""
+    ends = RunConfig.model_fields[name].metadata
+    low = [end.ge for end in ends if hasattr(end, "ge")]
+    low += [end.gt for end in ends if hasattr(end, "gt")]
+    high = [end.le for end in ends if hasattr(end, "le")]
+    return low[0] if low else None, high[0] if high else None
+
+
+def _from_element(name: str, value: Any) -> Any:
+    """A field's value as its element gives it; an empty text stands for the default of None."""
+    if name == "stop":
+        return _split_texts(value)
+    if value == "" and RunConfig.model_fields[name].default is None:
+        return None
+    return value
+
+
+def _join_texts(texts: tuple[str, ...]) -> str:
+    r"""Texts on one line, line breaks as \n."""
+    return " | ".join(text.replace("\n", "\\n") for text in texts)
+
+
+def _split_texts(line: str) -> tuple[str, ...]:
+    parts = (part.strip(" ") for part in line.split("|"))
+    return tuple(part.replace("\\n", "\n") for part in parts if part)
+
+
+def work_button(drafted: RunConfig, seen: Seen, set_seen: Callable[[Seen], None]) -> Any:
+    """Run, or Stop while there is work; None where nothing may be started."""
+    import marimo as mo
+
+    if read_only() or not in_notebook():
+        return None
+
+    def start(_: Any) -> None:
+        start_worker(drafted)
+        set_seen(see(drafted.run_folder))
+
+    def stop(_: Any) -> None:
+        stop_worker(seen.folder)
+        set_seen(see(seen.folder))
+
+    if seen.at_work:
+        return mo.ui.button(label="Stop", kind="danger", on_click=stop, tooltip=STOP_HINT)
+    label = "Run again" if is_open(drafted, seen) else "Run"
+    return mo.ui.button(label=label, kind="success", on_click=start, tooltip=RUN_HINT)
+
+
+def is_open(drafted: RunConfig, seen: Seen) -> bool:
+    """Whether the run that the fields ask for is open and finished."""
+    return seen.folder == drafted.run_folder and STAGES[-1] in seen.stages
+
+
+def run_choice(seen: Seen, set_seen: Callable[[Seen], None], label: str = "open a run") -> Any:
+    """A dropdown of the stored runs beside the open one; choosing one opens it."""
+    import marimo as mo
+
+    folders = {entry.name: entry.folder for entry in stored_runs(seen.folder.parent) if entry.ready}
+    return mo.ui.dropdown(
+        folders,
+        value=seen.folder.name if seen.folder.name in folders else None,
+        label=label,
+        full_width=True,
+        on_change=lambda folder: set_seen(see(folder)) if folder else None,
+    )

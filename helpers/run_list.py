@@ -1,0 +1,165 @@
+"""The runs that a folder holds, from their manifests alone: quick, whatever else lies there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from helpers.errors import UserError
+from helpers.report_tables import html_table
+from helpers.run import STAGES
+from helpers.run_folder import read_manifest
+
+BEGUN = ("questions.parquet", "samples.parquet", "hidden", "probes")
+"""What a run folder has, as a rule, before and beside its manifest."""
+
+
+@dataclass(frozen=True)
+class RunEntry:
+    """A stored run as a list shows it; of a damaged one only the reason is known."""
+
+    name: str
+    """The folder's name."""
+    folder: Path
+    written: float
+    """When its manifest was last written, in seconds since 1970 (UTC)."""
+    model: str = ""
+    questions: str = ""
+    """The source of the questions."""
+    n: int = 0
+    """Questions that were asked; those to be asked where it has not come to them."""
+    k: int = 0
+    temperature: float = 0.0
+    stages_done: tuple[str, ...] = ()
+    damaged: str = ""
+    """Why it cannot be opened, with the remedy; "" where it can."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether every stage is done."""
+        return not self.damaged and set(STAGES) <= set(self.stages_done)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can be opened: it has come to its meanings, finished or not."""
+        return not self.damaged and "meanings" in self.stages_done
+
+
+def stored_runs(out: Path) -> list[RunEntry]:
+    """Every run folder under a folder, the newest first; other folders are passed over.
+
+    A run that is damaged, half-written or of another version is listed with the reason. Empty
+    where there is no such folder.
+    """
+    return sorted(_entries(Path(out).expanduser()), key=lambda run: (-run.written, run.name))
+
+
+def _entries(out: Path) -> Iterator[RunEntry]:
+    for folder in out.iterdir() if out.is_dir() else ():
+        try:
+            entry = _entry(folder) if folder.is_dir() else None
+        except OSError as error:
+            reason = f"it cannot be read ({error.strerror}); see to its permissions"
+            entry = RunEntry(folder.name, folder, 0.0, damaged=reason)
+        if entry is not None:
+            yield entry
+
+
+def _entry(folder: Path) -> RunEntry | None:
+    """The entry of one folder; None where it is no run."""
+    try:
+        manifest = read_manifest(folder)
+    except UserError as problem:
+        # JSON without a format version is the manifest of something else, and so is what is no
+        # JSON where nothing of a run lies beside it.
+        if isinstance(problem.__cause__, KeyError | TypeError) or (
+            problem.__cause__ and not _has_begun(folder)
+        ):
+            return None
+        return RunEntry(folder.name, folder, _written(folder), damaged=str(problem))
+    if manifest is not None:
+        return _from_manifest(folder, manifest)
+    if not _has_begun(folder):
+        return None
+    reason = "it has no manifest.json: it was stopped too early; repeat the command that began it"
+    return RunEntry(folder.name, folder, folder.stat().st_mtime, damaged=reason)
+
+
+def _from_manifest(folder: Path, manifest: dict[str, Any]) -> RunEntry:
+    written = _written(folder)
+    try:
+        config = manifest["config"]
+        return RunEntry(
+            name=folder.name,
+            folder=folder,
+            written=written,
+            model=str(config["model"]),
+            questions=str(config["questions"]),
+            n=int(manifest.get("counts", {}).get("questions", config["limit"])),
+            k=int(config["k"]),
+            temperature=float(config["temperature"]),
+            stages_done=tuple(str(stage) for stage in manifest["stages_done"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"manifest.json is not as this version writes it ({error}); run the command again"
+        return RunEntry(folder.name, folder, written, damaged=reason)
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether anything lies there that a run writes."""
+    return any((folder / name).exists() for name in BEGUN)
+
+
+def _written(folder: Path) -> float:
+    return (folder / "manifest.json").stat().st_mtime
+
+
+def when(seconds: float) -> str:
+    """A time as people read it.
+
+    >>> when(0)
+    '1970-01-01 00:00 UTC'
+    """
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def run_label(entry: RunEntry) -> str:
+    """One line for a list to choose from; names are unique in a folder, and so are labels."""
+    if entry.damaged:
+        return f"{entry.name} · damaged"
+    return (
+        f"{entry.name} · {entry.model} on {entry.questions} · {entry.n:,} questions × {entry.k} · "
+        f"T = {entry.temperature:g} · {_state(entry)} · {when(entry.written)}"
+    )
+
+
+def runs_table(entries: Sequence[RunEntry]) -> str:
+    """The stored runs as HTML; what is wrong with damaged ones stands in their rows."""
+    if not entries:
+        return html_table(("stored runs",), [("none yet",)])
+    heads = ("run", "model", "questions", "n × K", "T", "state", "written")
+    rows = [
+        (
+            e.name,
+            e.model,
+            e.questions,
+            f"{e.n:,} × {e.k}" if e.k else "",
+            f"{e.temperature:g}" if e.k else "",
+            _state(e),
+            when(e.written),
+        )
+        for e in entries
+    ]
+    return html_table(heads, rows)
+
+
+def _state(entry: RunEntry) -> str:
+    if entry.damaged:
+        return f"damaged: {entry.damaged}"
+    if entry.finished:
+        return "finished"
+    last = entry.stages_done[-1] if entry.stages_done else "nothing"
+    return f"stopped or under way after “{last}”"
