@@ -73,7 +73,7 @@ def test_a_stored_run_is_on_the_screen_at_once(
         found.until("for the best baseline")
         assert time.monotonic() - since < 30  # a few seconds where nothing else runs
         found.until(LAST_WORDS, 90)
-        assert found.page.locator(".js-plotly-plot svg.main-svg").count() > 5
+        assert found.page.locator(".js-plotly-plot svg.main-svg").count() >= 3
         wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         assert found.page.evaluate(wide) <= 0
         assert_clean(found)
@@ -97,8 +97,9 @@ def test_moving_sliders_redraws_and_takes_nothing_away(opened: Window) -> None:
 
 def test_changing_a_setting_starts_nothing(opened: Window) -> None:
     page = opened.page
-    page.locator("summary", has_text="Settings").filter(visible=True).first.click()
-    limit = page.get_by_label("limit").filter(visible=True).first
+    settings = page.locator("summary", has_text=re.compile("^Settings$"))
+    settings.filter(visible=True).first.click()
+    limit = page.locator("input[inputmode=numeric]").filter(visible=True).first
     limit.fill("40")
     limit.press("Tab")
     opened.until("answers 40 questions")
