@@ -6,14 +6,14 @@ page's own colour, so that all of it reads on light and dark pages.
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping
 
 import numpy as np
 import plotly.graph_objects as go
 
-from helpers.asking import Answered, Checked, OpenedRun, Reading, Strip, StripProbe, predictions
+from helpers.asking import Answered, OpenedRun, Reading, Strip, StripProbe, predictions
+from helpers.checking import Checked
 from helpers.figure_style import (
     BLUE,
     FAINT,
@@ -26,7 +26,9 @@ from helpers.figure_style import (
     legend_below,
     say_instead,
 )
-from helpers.scoring import TARGETS, Interval, ProbeReading, reading_title
+from helpers.html_parts import safe, small_print
+from helpers.prediction_intervals import Interval
+from helpers.scoring import TARGETS, ProbeReading, reading_title
 
 LONGEST_TEXT = 300
 """Characters of one answer."""
@@ -46,14 +48,14 @@ def reading_view(reading: Reading) -> str:
     if reading.unlike.far:
         parts.insert(0, _callout(f"This question lies {reading.unlike.words}.", True))
     else:
-        parts.append(_muted(f"How usual the question is: {reading.unlike.words}."))
+        parts.append(small_print(f"How usual the question is: {reading.unlike.words}."))
     if reading.question.split:
         words = f"This is one of the run's own questions ({reading.question.split})."
         if reading.question.split == "train":
             words += " The probes were trained on it, so their reading is no prediction."
-        parts.append(_muted(words))
+        parts.append(small_print(words))
     parts.append(
-        _muted(
+        small_print(
             f"One forward pass over {len(reading.prompt_ids)} tokens; nothing was generated. Each "
             "gap between two grey ticks holds a twentieth of the predictions for the training "
             "questions; the band is the interval."
@@ -67,7 +69,7 @@ def _reading(reading: Reading, target: str) -> str:
     if found is None:
         title, _ = reading_title(target)
         why = reading.undefined.get(target, "the run has no such probe at the prompt")
-        return f"<div>{_safe(title)}: {_muted(f'undefined: {why}')}</div>"
+        return f"<div>{safe(title)}: {small_print(f'undefined: {why}')}</div>"
     return _one_reading(found, reading.intervals[target], reading.largest)
 
 
@@ -80,9 +82,9 @@ def _one_reading(found: ProbeReading, interval: Interval, largest: float) -> str
     words += f"{interval.words[:1].upper()}{interval.words[1:]}. Read at {found.place}."
     return (
         '<div><div style="display:flex;flex-wrap:wrap;gap:0.6rem;align-items:baseline">'
-        f"<span>{_safe(title)}</span>"
+        f"<span>{safe(title)}</span>"
         f'<strong style="font-size:1.35rem">{found.value:.2f}{" " + unit if unit else ""}</strong>'
-        f"</div>{_where_it_lies(found, interval, most, unit)}{_muted(words)}</div>"
+        f"</div>{_where_it_lies(found, interval, most, unit)}{small_print(words)}</div>"
     )
 
 
@@ -102,7 +104,7 @@ def _where_it_lies(found: ProbeReading, interval: Interval, most: float, unit: s
     says = f"{found.value:.2f} {unit} on a line from 0 to {most:.2f}".replace("  ", " ")
     return (
         '<svg viewBox="0 0 420 40" role="img" style="width:100%;max-width:32rem;display:block" '
-        f'aria-label="{_safe(says)}">{band}'
+        f'aria-label="{safe(says)}">{band}'
         f'<path d="M8 24H412" stroke="{GREY}"/>'
         f'<path d="{ticks}" stroke="{GREY}" stroke-opacity="0.7"/>'
         f'<path d="M{at} 2V24" stroke="{VERMILLION}" stroke-width="3"/>'
@@ -119,10 +121,11 @@ def answered_view(answered: Answered, reading: Reading) -> str:
     facts = f"{len(sample.token_ids)} tokens, log-probability {logprob:.2f} nats{status}"
     parts = [
         f"<div>Most likely answer: <strong>{_answer(sample.text)}</strong></div>",
-        _muted(facts + (", cut off" if sample.finish_reason == "length" else "")),
+        small_print(facts + (", cut off" if sample.finish_reason == "length" else "")),
     ]
     for position in answered.stand_ins:
-        parts.append(_muted(f"The answer has no {position}: an earlier token was read instead."))
+        words = f"The answer has no {position}: an earlier token was read instead."
+        parts.append(small_print(words))
     if answered.readings:
         parts.append("<div>What the probes say that read this answer too:</div>")
     parts += [
@@ -131,7 +134,7 @@ def answered_view(answered: Answered, reading: Reading) -> str:
         if t in answered.readings
     ]
     if not answered.readings:
-        parts.append(_muted("No probe of this run reads the answer: the prompt was as good."))
+        parts.append(small_print("No probe of this run reads the answer: the prompt was as good."))
     return f'<div style="{_STACK}">{"".join(parts)}</div>'
 
 
@@ -177,7 +180,7 @@ def strip_view(strip: Strip, shown: str | None = None) -> str:
     `shown` is a name of `strip.probes`, by default the first.
     """
     if not strip.probes:
-        return _muted("This run has no linear probe to show at every token.")
+        return small_print("This run has no linear probe to show at every token.")
     probe = strip.probes[shown] if shown else next(iter(strip.probes.values()))
     _, unit = reading_title(probe.target)
     most = strip.largest if unit else 1.0
@@ -189,11 +192,11 @@ def strip_view(strip: Strip, shown: str | None = None) -> str:
         spans.append(_token(strip, i, probe, most))
     left_out = f" The first {first:,} tokens are left out." if first else ""
     return (
-        f'<div style="{_STACK}"><div>{_safe(_named(probe))}, at every token</div>'
+        f'<div style="{_STACK}"><div>{safe(_named(probe))}, at every token</div>'
         f"{_legend(most, unit)}"
         '<div style="line-height:2;white-space:pre-wrap;overflow-wrap:anywhere;'
         f'font-family:ui-monospace,monospace;font-size:0.9rem">{"".join(spans)}</div>'
-        f"{_muted(_where_trained(probe, unit) + left_out)}</div>"
+        f"{small_print(_where_trained(probe, unit) + left_out)}</div>"
     )
 
 
@@ -208,8 +211,8 @@ def _token(strip: Strip, i: int, probe: StripProbe, most: float) -> str:
         for p in strip.probes.values()
     )
     return (
-        f'<span title="{html.escape(says)}" style="background:rgba({rgb}, '
-        f'{0.5 * abs(strength):.2f}){mark};border-radius:2px">{html.escape(text)}</span>'
+        f'<span title="{safe(says)}" style="background:rgba({rgb}, '
+        f'{0.5 * abs(strength):.2f}){mark};border-radius:2px">{safe(text)}</span>'
     )
 
 
@@ -248,15 +251,15 @@ def checked_view(checked: Checked) -> str:
     entropy += f"; {cut_off} cut off at the longest allowed length" if cut_off else ""
     graded = f" ({checked.graded.status})" if checked.graded else ""
     parts = [
-        f'<div><progress max="{checked.wanted}" value="{n}"></progress> {_safe(state)}</div>',
+        f'<div><progress max="{checked.wanted}" value="{n}"></progress> {safe(state)}</div>',
         "".join(_meaning(wordings, n) for wordings in groups),
-        f"<div>Most likely answer: {_answer(checked.greedy.text)}{_safe(graded)}</div>",
-        _muted(entropy + "."),
+        f"<div>Most likely answer: {_answer(checked.greedy.text)}{safe(graded)}</div>",
+        small_print(entropy + "."),
     ]
     if checked.verdict:
         parts.append(_callout(checked.verdict.words, checked.verdict.inside is False))
         parts.append(
-            _muted(
+            small_print(
                 "One question shows on which side a prediction came out, not whether a "
                 "probability was right: that takes the test questions of the run."
             )
@@ -288,18 +291,10 @@ def _meaning(wordings: Mapping[str, int], n: int) -> str:
 
 
 def _answer(text: str) -> str:
-    return _safe(cut(text, LONGEST_TEXT)) or "(empty)"
+    return safe(cut(text, LONGEST_TEXT)) or "(empty)"
 
 
 def _callout(text: str, warning: bool) -> str:
     colour = VERMILLION if warning else BLUE
     style = f"border-left:4px solid {colour};padding:0.3rem 0 0.3rem 0.8rem;font-weight:600"
-    return f'<div style="{style}">{_safe(text)}</div>'
-
-
-def _muted(text: str) -> str:
-    return f'<div style="{_MUTED}">{_safe(text)}</div>'
-
-
-def _safe(text: object) -> str:
-    return html.escape(str(text))
+    return f'<div style="{style}">{safe(text)}</div>'

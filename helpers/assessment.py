@@ -48,7 +48,8 @@ from helpers.tripwires import (
 )
 from helpers.uncertainty import ESTIMATORS
 
-SOFT = "semantic_entropy_soft"
+SHARES = ("semantic_entropy_soft", "semantic_entropy_soft_prompt")
+"""Probes that learn semantic entropy as a share of ln K."""
 LENGTH, INPUT_LAYER = "question_length", "input_layer"
 """Baselines that need no answer: the question's length, and the input of the first block at tbg."""
 
@@ -88,10 +89,7 @@ def assess(
     progress: Progress,
 ) -> Assessment:
     """Score probes and baselines on the test questions, and run the tripwires."""
-    asked = {**trained.probes, **trained.hybrids}
-    predicted = {name: predict_at(probe, states.hidden) for name, probe in asked.items()}
-    if SOFT in predicted:  # it predicts a share of ln K; all others predict nats
-        predicted[SOFT] = predicted[SOFT] * np.log(config.k)
+    predicted = probe_predictions(trained, states, config.k)
     test = targets.rows("test")
     with progress("Evaluating", 5, "parts") as stage:
         regression = _regression(config, predicted, uncertainty, targets)
@@ -125,6 +123,15 @@ def assess(
         regression, high, wrong, differences, tripwires, curves, calibrated, shuffled, predicted,
         hybrid, display_maps(states, targets, trained),
     )  # fmt: skip
+
+
+def probe_predictions(
+    trained: TrainedProbes, states: HiddenStates, k: int
+) -> dict[str, np.ndarray]:
+    """Every probe's prediction for every question, by name, `[n]`; of entropies in nats."""
+    asked = {**trained.probes, **trained.hybrids}
+    predicted = {name: predict_at(probe, states.hidden) for name, probe in asked.items()}
+    return predicted | {name: predicted[name] * np.log(k) for name in SHARES if name in predicted}
 
 
 def _hybrid(

@@ -10,12 +10,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from helpers import explore
+from helpers import explore, explore_cases
 from helpers.errors import UserError
 from helpers.notebook import read_only
 from helpers.report_tables import browser_rows
 from helpers.run import Run
-from helpers.run_list import stored_runs
+from helpers.run_list import run_label, stored_runs
 from helpers.showing import in_notebook, in_report, show
 from helpers.what_if_probe import TARGETS, chosen_place
 from helpers.what_if_rules import LINKAGES, READ_ENTAILMENT, RULES, WhatIf, as_stored, possible
@@ -135,8 +135,8 @@ def case_choice(run: Run, set_question: Callable[[str], None]) -> Any:
             set_question(rows[0]["question_id"])
 
     tables = {}
-    for name, found in explore.cases(run).items():
-        rows = explore.case_rows(found)
+    for name, found in explore_cases.cases(run).items():
+        rows = explore_cases.case_rows(found)
         words = mo.Html(f"<p>{html.escape(found.lesson)}</p>")
         if rows:
             chosen = _table(rows, ["question_id"], look)
@@ -167,7 +167,7 @@ def _table(rows: list[dict[str, Any]], hidden: list[str], look: Callable[[Any], 
         page_size=8,
         hidden_columns=hidden,
         wrapped_columns=["question"],
-        column_widths={"question": 340},
+        column_widths={name: 260 if name == "question" else 110 for name in rows[0]},
         show_data_types=False,
         show_column_summaries=False,
         show_download=False,
@@ -197,7 +197,7 @@ def other_run(run: Run) -> Any:
     import marimo as mo
 
     folders = {
-        entry.name: entry.folder
+        run_label(entry): entry.folder
         for entry in stored_runs(run.folder.parent)
         if entry.finished and entry.folder != run.folder
     }

@@ -13,7 +13,7 @@ from helpers.background import start_worker, stop_worker
 from helpers.config import ANALYSES, POSITIONS, PRESET_NOTES, PRESETS, RunConfig, make_config
 from helpers.notebook import Seen, in_notebook, read_only, see
 from helpers.run import STAGES
-from helpers.run_list import stored_runs
+from helpers.run_list import run_label, stored_runs
 from helpers.uncertainty import ESTIMATORS
 
 MAIN_FIELDS = (
@@ -171,10 +171,12 @@ def run_choice(seen: Seen, set_seen: Callable[[Seen], None], label: str = "open 
     """A dropdown of the stored runs beside the open one; choosing one opens it."""
     import marimo as mo
 
-    folders = {entry.name: entry.folder for entry in stored_runs(seen.folder.parent) if entry.ready}
+    folders = {
+        run_label(entry): entry.folder for entry in stored_runs(seen.folder.parent) if entry.ready
+    }
     return mo.ui.dropdown(
         folders,
-        value=seen.folder.name if seen.folder.name in folders else None,
+        value=next((words for words, folder in folders.items() if folder == seen.folder), None),
         label=label,
         full_width=True,
         on_change=lambda folder: set_seen(see(folder)) if folder else None,

@@ -86,7 +86,7 @@ class SortedGroups:
         return np.add.reduceat(in_order, self.starts, axis=1)
 
     def centred_midranks(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Each group's weight, and its midrank less the mean rank, in each resample: [B, G] each."""
+        """Each group's weight, and its midrank less the mean rank, in each resample, [B, G]."""
         in_group = self.sums(weights)
         middle = np.cumsum(in_group, axis=1)
         middle -= 0.5 * in_group

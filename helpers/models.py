@@ -139,8 +139,9 @@ def _load_language_model(identity: ModelIdentity, device: str, dtype: str) -> La
     )
 
 
+@lru_cache(maxsize=4)
 def load_tokenizer(identity: ModelIdentity) -> Any:
-    """Load a model's tokenizer."""
+    """A model's tokenizer, loaded once; whoever uses it changes no setting of it."""
     from transformers import AutoTokenizer
 
     return _from_folder(AutoTokenizer, identity)

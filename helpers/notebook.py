@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers.asking import Reading, ask, check_by_sampling
+from helpers.asking import Reading, ask
 from helpers.asking_views import checked_view
 from helpers.background import progress_view, watch
+from helpers.checking import check_by_sampling
 from helpers.cli import explain, show_warning
 from helpers.config import RUN_FLAG, RunConfig, config_from_arguments
 from helpers.errors import UserError

@@ -282,8 +282,9 @@ def plan_view(planned: Plan | RunConfig) -> str:
         for problem in planned.problems
     )
     steps = "".join(f"<li>{html.escape(step)}</li>" for step in plan_steps(planned))
+    style = "list-style:decimal;margin:0.4rem 0 0.8rem;padding-left:1.4rem"
     return (
-        f'{problems}<ol style="margin:0.4rem 0 0.8rem;padding-left:1.4rem">{steps}</ol>'
+        f'{problems}<ol style="{style}">{steps}</ol>'
         f"{html_table(('', ''), list(plan_facts(planned).items()))}"
     )
 

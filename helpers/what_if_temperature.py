@@ -5,13 +5,15 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from helpers.analyses.cluster_agreement import mean_score
-from helpers.config import RunConfig, make_config
+from helpers.config import RunConfig
+from helpers.errors import UserError
 from helpers.evaluation import Score, score_metric
 from helpers.figure_style import (
     BLUE,
@@ -24,12 +26,14 @@ from helpers.figure_style import (
     score_hover,
 )
 from helpers.metrics import auroc
+from helpers.provenance import repeat_command
 from helpers.report_tables import html_table
 from helpers.summary import cell
 from helpers.what_if_rules import AnyRun
 
 FOLLOWS = ("temperature", "preset")
 """Fields in which the runs may differ: the preset only says which values a run started from."""
+FOLDERS = ("cache_dir", "out")
 PANELS = (
     ("entropy", "entropy (nats)"),
     ("accuracy", "samples right"),
@@ -92,22 +96,21 @@ def _row(run: AnyRun) -> TemperatureRow:
 
 
 def another_run(config: RunConfig, temperature: float) -> str:
-    """The command that makes the same run at another temperature."""
-    usual = make_config(config.preset)
-    parts = ["uv", "run", "sep", "run"]
-    if config.preset != "lab":
-        parts += ["--preset", config.preset]
-    fields = [*config.results_fields(), "cache_dir", "out"]
-    for name in (name for name in fields if name not in ("preset", "temperature")):
-        value, flag = getattr(config, name), "--" + name.replace("_", "-")
-        if value == getattr(usual, name) or value is None:
-            continue
-        if isinstance(value, bool):
-            parts.append(flag if value else flag.replace("--", "--no-", 1))
-        else:
-            values = value if isinstance(value, tuple) else (value,)
-            parts += [flag, *map(str, values)]
-    return shlex.join([*parts, "--temperature", f"{temperature:g}"])
+    """The command that makes the same run at another temperature.
+
+    Folders stand in it only where they are relative: an absolute one says more of this machine than
+    of the run. Raises `UserError` where no command says the same.
+    """
+    settings = {k: v for k, v in config.results_fields().items() if k != "temperature"}
+    folders = [f"--{name.replace('_', '-')}={getattr(config, name)}" for name in FOLDERS
+               if _unusual(config, name) and not getattr(config, name).is_absolute()]  # fmt: skip
+    return f"{repeat_command(settings)} {shlex.join([*folders, '--temperature'])} {temperature:g}"
+
+
+def _unusual(config: RunConfig, name: str) -> bool:
+    """Whether a folder is another than the default."""
+    usual: Path = RunConfig.model_fields[name].default
+    return getattr(config, name).expanduser().resolve() != usual.expanduser().resolve()
 
 
 def only_one(rows: Sequence[TemperatureRow]) -> str:
@@ -116,11 +119,15 @@ def only_one(rows: Sequence[TemperatureRow]) -> str:
         return ""
     if not rows:
         return "There is no run to compare: make one with `uv run sep run`."
-    other = 0.7 if rows[0].temperature != 0.7 else 1.0
-    return (
-        f"There is one run of these settings, at temperature {rows[0].temperature:g}. Another "
-        f"temperature samples anew, as a run of its own:\n{another_run(rows[0].config, other)}"
-    )
+    config, other = rows[0].config, 0.7 if rows[0].temperature != 0.7 else 1.0
+    said = f"There is one run of these settings, at temperature {rows[0].temperature:g}. "
+    try:
+        command = another_run(config, other)
+    except UserError as reason:
+        return f"{said}No command makes another one here: {reason}."
+    beside = config.out.is_absolute() and _unusual(config, "out")
+    same = ", with the --out and --cache-dir of this one," if beside else ","
+    return f"{said}Another temperature samples anew{same} as a run of its own:\n{command}"
 
 
 def temperature_figure(rows: Sequence[TemperatureRow]) -> go.Figure:

@@ -20,16 +20,13 @@ from tiny_models import END, byte_tokenizer, save_language_model
 from helpers import asking_views
 from helpers.asking import (
     Answered,
-    Checked,
     Reading,
     Strip,
     answer_greedily,
     ask,
-    check_by_sampling,
-    judge_reading,
     token_strip,
-    token_texts,
 )
+from helpers.checking import Checked, check_by_sampling, judge_reading
 from helpers.config import RunConfig
 from helpers.errors import UserError
 from helpers.grading import Grade
@@ -38,12 +35,14 @@ from helpers.meanings import find_meanings
 from helpers.models import decoder_blocks, load_language_model
 from helpers.open_run import open_run
 from helpers.pipeline import sample_answers
+from helpers.prediction_intervals import conformal_interval, observed_share, unlikeness
 from helpers.probe_store import load_probe
 from helpers.progress import silent_progress
 from helpers.sampling import Sample
-from helpers.scoring import conformal_interval, observed_share, score_prompt, unlikeness
+from helpers.scoring import score_prompt
 from helpers.store import Store
 from helpers.stored_run import StoredRun, read_run
+from helpers.token_texts import token_texts
 from helpers.uncertainty import semantic_entropy
 
 ASKED = "Ada has 3 apples. Then Ben picks 4 more apples for Ada. How many apples does Ada have?"
@@ -258,7 +257,7 @@ def test_the_texts_of_tokens_add_up_to_the_whole_text() -> None:
         assert "".join(texts) == tokenizer.decode(ids)
         assert texts.count("😀") == 2
         assert texts[texts.index("😀") - 1] == ""
-    assert token_texts(byte_tokenizer(eos_token=END), ids[:0]) == ()
+    assert token_texts(byte_tokenizer(eos_token=END), ids[:0]) == []
 
 
 # --- the check by sampling -----------------------------------------------------------------------

@@ -6,17 +6,20 @@ import ast
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from made_up_runs import made_up_run
 
 from helpers.assessment import INPUT_LAYER, LENGTH, baseline_scores
 from helpers.cards import METRIC_CARDS, WORD_CARDS, describe_estimators, every_name, explain
 from helpers.cards.text import ELSEWHERE
-from helpers.config import POSITIONS, RunConfig
+from helpers.compare_runs import compare
+from helpers.config import POSITIONS, RunConfig, make_config
 from helpers.datasets import Question
 from helpers.errors import UserError
 from helpers.metrics import CLASSIFIER_METRICS, REGRESSION_METRICS, Metric
@@ -25,6 +28,9 @@ from helpers.probes import SCORE_NAMES, column_scores
 from helpers.stored_states import HiddenStates
 from helpers.targets import Targets
 from helpers.uncertainty import ESTIMATORS
+from helpers.what_if import as_stored, regroup
+from helpers.what_if_probe import r_squared
+from helpers.what_if_temperature import temperature_runs
 
 
 def scores_in(values: Any) -> Iterator[dict[str, Any]]:
@@ -74,10 +80,36 @@ def has_card(name: str) -> bool:
         "error",
         "Adjusted Rand index",
         "expected calibration",
+        "prediction interval",
+        "observed share",
+        "distance to the training questions",
+        "training quantile",
+        "paired permutation",
     ],
 )
 def test_every_metric_and_position_there_is_can_be_looked_up(name: str) -> None:
     assert has_card(name)
+
+
+def test_every_number_of_a_regrouped_or_compared_run_can_be_looked_up() -> None:
+    run = made_up_run(60, 5, error=0.3)
+    probes = ("semantic_entropy", "high_semantic_entropy", "wrong_answer")
+    run = replace(
+        run,
+        manifest={"config": make_config(k=5).results_fields()},
+        predicted=dict.fromkeys(probes, run.targets.semantic_entropy),
+    )
+    found, row = regroup(run, as_stored(run)), temperature_runs([run])[0]
+    groupings = [getattr(g, f.name) for g in (found.now, found.stored) for f in fields(g)]
+    scores = [*groupings, *found.differences.values(), found.spearman, found.budget[-1].auroc]
+    scores += [row.accuracy, row.entropy, row.wrong_answer]
+    names = {score.name for score in scores} | {"changed", "meanings", "high"}
+    evaluated = replace(run, manifest=run.manifest | {"stages_done": ["evaluation"]})
+    for metric in compare(evaluated, evaluated, 100, 100).metrics:
+        names |= {metric.title, metric.metric, metric.first.name, metric.difference.name}
+    names.add(r_squared(np.ones(3), np.arange(3), 0.0).name)
+    assert {"accuracy", "mean semantic entropy", "AUROC difference", "R²"} <= names
+    assert sorted(name for name in names if not has_card(name)) == []
 
 
 def test_the_direction_of_a_metric_s_card_is_the_one_its_p_value_uses() -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from run_folders import TINY, as_flags, assert_same_run
 
-from helpers.cli import ANALYSIS_COMMANDS, STAGE_COMMANDS, main
+from helpers.cli import STAGE_COMMANDS, main
+from helpers.cli_runs import ANALYSIS_COMMANDS
 from helpers.config import RunConfig, make_config
 from helpers.run import STAGES
 from helpers.uncertainty import ESTIMATORS

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from planted_runs import stored
 
+from helpers.compare_cautions import differing
 from helpers.compare_runs import (
     Compared,
     compare,
     comparison_figure,
     comparison_view,
     describe_comparison,
-    differing,
 )
 from helpers.config import RunConfig, make_config
 from helpers.errors import UserError

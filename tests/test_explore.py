@@ -20,17 +20,20 @@ from browser import served, window
 from made_up_runs import assemble, made_up_run
 from tiny_models import byte_tokenizer, save_language_model
 
-from helpers import explore, explore_views, figures
+from helpers import explore, figures, html_parts
 from helpers.datasets import Question
 from helpers.errors import UserError
-from helpers.explore import case_rows, cases, clickable, clicked_question, decoder, token_texts
-from helpers.explore_views import cases_page, judge_matrix, question_page, question_view
+from helpers.explore import clickable, clicked_question
+from helpers.explore_cases import case_rows, cases
+from helpers.explore_judge import judge_matrix
+from helpers.explore_views import cases_page, question_page, question_view
 from helpers.models import identify, load_tokenizer
 from helpers.open_run import Pending
 from helpers.pipeline import SampledAnswers
 from helpers.run import Run
 from helpers.sampling import GREEDY, Sample
 from helpers.stored_run import StoredRun
+from helpers.token_texts import decoder, token_texts
 
 ATTACK = """<img src=x onerror=alert(1)>"' onload='alert(2)'<script>$x$</script>"""
 LAB_END = 0  # the lab's token that ends a text
@@ -549,6 +552,6 @@ def test_a_matrix_of_many_answers_keeps_its_size_and_few_labels() -> None:
 
 
 def test_letters_go_on_after_z() -> None:
-    assert [explore_views._letter(n) for n in (0, 25, 26, 51, 52, 701, 702)] == [
+    assert [html_parts.letter(n) for n in (0, 25, 26, 51, 52, 701, 702)] == [
         "A", "Z", "AA", "AZ", "BA", "ZZ", "AAA",
     ]  # fmt: skip

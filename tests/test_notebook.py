@@ -18,6 +18,7 @@ from helpers.config import PRESETS, RunConfig, make_config
 from helpers.datasets import Question
 from helpers.errors import UserError
 from helpers.models import LAB_FOLDER
+from helpers.open_run import open_run
 from helpers.run import STAGES, is_finished
 
 PROGRAM = "probe_training_auto.py"
@@ -76,6 +77,23 @@ def test_cells_run_with_another_config(finished: dict, small: RunConfig) -> None
     assert manifest["stages_done"] == list(STAGES)
     assert is_finished(small)
     assert not is_finished(small.model_copy(update={"cache_dir": small.out / "elsewhere"}))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"limit": 24, "k": 3, "judge": "nli", "positions": ("tbg",), "analyses": ("none",)},
+        {"limit": 24, "k": 2, "judge": "final-answer", "estimators": ("semantic_entropy",)},
+    ],
+)
+def test_cells_run_with_further_configs(small: RunConfig, other: dict) -> None:
+    """What one config has and another lacks (a judge, an analysis, an estimator) stops no cell."""
+    from probe_training_auto import app
+
+    config = make_config(**{**small.model_dump(), **other})
+    _, definitions = app.run(defs={"config": config})
+    assert definitions["run"].config == config
+    assert open_run(config.run_folder).manifest["stages_done"] == list(STAGES)
 
 
 def test_cells_keep_texts_of_a_model_from_becoming_markup(finished: dict) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.assessment import probe_predictions
 from helpers.config import RunConfig, make_config
 from helpers.datasets import Question
 from helpers.errors import UserError
@@ -210,6 +211,21 @@ def test_a_stored_perceptron_is_not_trained_again(
     flipped = replace(targets, wrong=1 - targets.wrong)
     with pytest.raises(TypeError):  # another target is another perceptron
         train(states, flipped, tmp_path)
+
+
+def test_probes_of_entropy_predict_nats_and_shares_stay_with_the_probes(
+    trained: TrainedProbes,
+) -> None:
+    states, _ = planted()
+    soft = trained.probes["semantic_entropy_soft"]
+    twins = replace(trained, probes={**trained.probes, "semantic_entropy_soft_prompt": soft})
+    found, share = probe_predictions(twins, states, 10), predict_at(soft, states.hidden)
+    assert set(found) == {*twins.probes, *twins.hybrids}
+    for name in ("semantic_entropy_soft", "semantic_entropy_soft_prompt"):
+        np.testing.assert_allclose(found[name], share * np.log(10), rtol=1e-12)
+    for name in ("semantic_entropy", "wrong_answer_soft", "wrong_answer_hybrid"):
+        own = (trained.probes | trained.hybrids)[name]
+        np.testing.assert_array_equal(found[name], predict_at(own, states.hidden))
 
 
 def test_one_class_of_correctness_leaves_the_others_and_says_why(tmp_path: Path) -> None:

@@ -261,6 +261,23 @@ def test_gamma_is_learnt_on_train_and_makes_the_labels():
     assert "only one class (0 of 40 high)" in everything.now.probe.undefined
 
 
+def test_means_of_a_grouping_are_those_of_its_test_questions():
+    run = judged_run()
+    found = regroup(run, WhatIf("exact-text", 5))
+    test = run.targets.rows("test")
+    texts = [[s.text for s in row[:5]] for row in run.answers.samples]
+    meanings = np.array([len(set(row)) for row in texts])
+    entropy = np.array([semantic_entropy([row.index(t) for t in row]) for row in texts])
+    assert found.now.meanings.value == pytest.approx(meanings[test].mean())
+    assert found.now.entropy.value == pytest.approx(entropy[test].mean())
+    moved = [
+        any((row[i] == row[j]) != (own[i] == own[j]) for i in range(5) for j in range(i))
+        for row, own in zip(texts, run.meanings.clusters, strict=True)
+    ]
+    assert found.changed.tolist() == moved
+    assert 0 < sum(moved) < len(moved)
+
+
 # --- the budget curve ----------------------------------------------------------------------------
 
 
@@ -578,3 +595,17 @@ def test_the_command_makes_the_same_run_but_for_its_temperature(config):
     assert command[:4] == ["uv", "run", "sep", "run"]
     again = config_from_arguments(command[4:])
     assert again.results_fields() == config.results_fields() | {"temperature": 0.4}
+
+
+def test_the_command_names_folders_of_one_s_own_but_none_of_this_machine(tmp_path):
+    relative = make_config(out="results of mine", cache_dir="cache")
+    again = config_from_arguments(shlex.split(another_run(relative, 0.4))[4:])
+    assert (again.out, again.cache_dir) == (relative.out, relative.cache_dir)
+    words = another_run(make_config(out=tmp_path, cache_dir=tmp_path / "c"), 0.4)
+    assert words == another_run(make_config(), 0.4)
+    usual = make_config()
+    assert another_run(make_config(out=usual.out.resolve()), 0.4) == another_run(usual, 0.4)
+    elsewhere = replace(at(1.0), folder=tmp_path / "run")
+    page = temperature_table(temperature_runs([elsewhere]))
+    assert str(tmp_path) not in page
+    assert "with the --out and --cache-dir of this one" in page

@@ -1,7 +1,8 @@
 """Look up what a number is: formula, units, direction, source, interval, and the test that pins it.
 
 The estimators' cards are in helpers/uncertainty; here are those of the metrics, of the probes and
-their positions, and of what stands beside a probe: baselines and tripwires.
+their positions, of what stands beside a probe (baselines and tripwires), of what is said of one
+question that was asked, and of the numbers by which runs are compared.
 """
 
 from helpers.cards.metric_cards import METRIC_CARDS as METRIC_CARDS

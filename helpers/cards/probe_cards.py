@@ -32,7 +32,7 @@ PROBE_CARDS = (
             ("variants", _SECOND),
         ),
         _PROBES + "test_coefficients_equal_scikit_learn",
-        ("ridge", "entropy_probe", *_variants("semantic_entropy")[:3]),
+        ("ridge", "ridge_probe", "entropy_probe", *_variants("semantic_entropy")[:3]),
     ),
     WordCard(
         "probe",
@@ -48,7 +48,12 @@ PROBE_CARDS = (
             ("variants", _SECOND),
         ),
         _PROBES + "test_coefficients_equal_scikit_learn",
-        ("sep", "semantic_entropy_probe", *_variants("high_semantic_entropy")[:3]),
+        (
+            "sep",
+            "logistic_probe",
+            "semantic_entropy_probe",
+            *_variants("high_semantic_entropy")[:3],
+        ),
     ),
     WordCard(
         "probe",
@@ -71,6 +76,7 @@ PROBE_CARDS = (
         "Entropy probe with soft labels",
         (
             ("target", "semantic entropy as a share of ln K, 0 to 1"),
+            ("shown", "in nats: what it predicts, times ln K"),
             ("reads", _STANDARDISED),
             ("loss", "Σ_i cross-entropy with the share + (λ/2)|w|², free bias"),
             ("chosen", f"by D²: {_BY_VALIDATION}"),
