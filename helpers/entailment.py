@@ -7,6 +7,7 @@ Verdicts are stored by (judge, premise, hypothesis): no pair is ever judged twic
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -276,6 +277,8 @@ def cosine_judge(
 @lru_cache(maxsize=1)
 def _encoder(identity: ModelIdentity, device: str) -> Any:
     from safetensors import SafetensorError
+
+    _deny_jupyter()
     from sentence_transformers import SentenceTransformer
 
     broken = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
@@ -285,6 +288,17 @@ def _encoder(identity: ModelIdentity, device: str) -> Any:
         raise UserError(
             f"sentence encoder {identity.name!r} in {identity.folder} cannot be loaded ({error})"
         ) from error
+
+
+def _deny_jupyter() -> None:
+    """Keep transformers from taking marimo for Jupyter, and asking for an IPython that is absent.
+
+    Sentence-transformers imports the trainer, which shows its progress by IPython in any notebook.
+    """
+    import transformers.utils
+
+    if importlib.util.find_spec("IPython") is None:
+        vars(transformers.utils)["is_in_notebook"] = lambda: False
 
 
 def best_cosine_threshold(similarities: np.ndarray, same: np.ndarray) -> float:

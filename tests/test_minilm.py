@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -112,3 +114,14 @@ def test_a_damaged_encoder_is_named(file: str, folder: Path, tmp_path: Path) -> 
     (broken / file).write_bytes((broken / file).read_bytes()[:50])
     with pytest.raises(UserError, match=rf"sentence encoder '{broken}' .* cannot be loaded"):
         judge_of(broken).similarities(SAME[:1])
+
+
+def test_it_loads_beside_marimo(folder: Path, root: Path) -> None:
+    """In the application marimo is always imported first, and IPython need not be installed."""
+    code = (
+        "import marimo; from helpers.entailment import cosine_judge; "
+        f"judge = cosine_judge({str(folder)!r}, 0.5, device='cpu', batch_size=8, store=None); "
+        "print(judge.similarities([('a cat', 'a cat')]).round(3))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.stdout.strip() == "[1.]", done.stderr[-500:]
