@@ -278,7 +278,7 @@ def cosine_judge(
 def _encoder(identity: ModelIdentity, device: str) -> Any:
     from safetensors import SafetensorError
 
-    _deny_jupyter()
+    deny_jupyter()
     from sentence_transformers import SentenceTransformer
 
     broken = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
@@ -290,7 +290,7 @@ def _encoder(identity: ModelIdentity, device: str) -> Any:
         ) from error
 
 
-def _deny_jupyter() -> None:
+def deny_jupyter() -> None:
     """Keep transformers from taking marimo for Jupyter, and asking for an IPython that is absent.
 
     Sentence-transformers imports the trainer, which shows its progress by IPython in any notebook.

@@ -20,6 +20,7 @@ from helpers.entailment import (
     NliJudge,
     best_cosine_threshold,
     cosine_judge,
+    deny_jupyter,
     final_answer_equivalence,
     nli_judge,
 )
@@ -245,6 +246,7 @@ def test_a_judge_that_says_nan_is_refused(classifier, folder):
 
 
 def test_similarities_are_cosines_of_embeddings_computed_alone(encoder, store):
+    deny_jupyter()
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(encoder, device="cpu")

@@ -135,6 +135,10 @@ def _join_pairs(tokenizer: Any) -> None:
 def save_sentence_encoder(folder: Path, *, seed: int = 0) -> Path:
     """Save a random sentence-transformers encoder: a BERT and the mean of its states."""
     import torch
+
+    from helpers.entailment import deny_jupyter
+
+    deny_jupyter()
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Pooling, Transformer
     from transformers import BertConfig, BertModel
