@@ -18,6 +18,7 @@ from helpers.datasets import Question, question_id
 from helpers.errors import UserError
 from helpers.grading import Grade, grade, reference_answer
 from helpers.hidden_states import TRACING, TokenSequence, capture_tokens, token_span
+from helpers.open_run import AnyRun
 from helpers.prediction_intervals import (
     Interval,
     Unlikeness,
@@ -27,7 +28,6 @@ from helpers.prediction_intervals import (
 )
 from helpers.probe_training import PROMPT_POSITION
 from helpers.probes import LinearProbe, predict
-from helpers.run import Run
 from helpers.sampling import GREEDY, Decoding, Request, Sample, generate
 from helpers.scoring import (
     OpenProbes,
@@ -43,7 +43,6 @@ from helpers.stored_run import StoredRun
 from helpers.stored_states import open_hidden_states
 from helpers.token_texts import token_texts
 
-OpenedRun = Run | StoredRun
 IN_STRIP = ("semantic_entropy", "wrong_answer")
 """Targets whose probes a strip shows."""
 POSITIVE = {"high_semantic_entropy": "high", "wrong_answer": "wrong"}
@@ -114,7 +113,7 @@ class Strip:
     """ln K, in nats."""
 
 
-def ask(run: OpenedRun, question: str, *, config: RunConfig, reference: str = "") -> Reading:
+def ask(run: AnyRun, question: str, *, config: RunConfig, reference: str = "") -> Reading:
     """What a run's probes say of a question, from one forward pass of its model.
 
     Of `config` only what says how to execute counts. `reference` is the right answer, if it is
@@ -141,7 +140,7 @@ def ask(run: OpenedRun, question: str, *, config: RunConfig, reference: str = ""
     )
 
 
-def as_question(run: OpenedRun, text: str, reference: str = "") -> Question:
+def as_question(run: AnyRun, text: str, reference: str = "") -> Question:
     """The run's own question of this text, or a new one whose id is a hash of the text.
 
     Raises `UserError` for a reference that states no final answer.
@@ -157,12 +156,12 @@ def as_question(run: OpenedRun, text: str, reference: str = "") -> Question:
     return replace(found, answer=reference, final_answer=final)
 
 
-def predictions(run: OpenedRun) -> dict[str, np.ndarray]:
+def predictions(run: AnyRun) -> dict[str, np.ndarray]:
     """Every probe's prediction for every question of a run, `[n]`."""
     return run.predicted if isinstance(run, StoredRun) else run.assessment.predicted
 
 
-def _interval(run: OpenedRun, reading: ProbeReading, k: int) -> Interval:
+def _interval(run: AnyRun, reading: ProbeReading, k: int) -> Interval:
     targets, predicted = run.targets, predictions(run).get(reading.name)
     truth = {"high_semantic_entropy": targets.high, "wrong_answer": targets.wrong}.get(
         reading.target, targets.semantic_entropy
@@ -177,7 +176,7 @@ def _interval(run: OpenedRun, reading: ProbeReading, k: int) -> Interval:
     return conformal_interval(reading.value, predicted[rows], truth[rows], largest=math.log(k))
 
 
-def _unlikeness(run: OpenedRun, probe: Any, state: np.ndarray) -> Unlikeness:
+def _unlikeness(run: AnyRun, probe: Any, state: np.ndarray) -> Unlikeness:
     try:
         hidden = open_hidden_states(run.folder, (PROMPT_POSITION,)).hidden[PROMPT_POSITION]
     except DamagedEntry as reason:
@@ -187,7 +186,7 @@ def _unlikeness(run: OpenedRun, probe: Any, state: np.ndarray) -> Unlikeness:
     return unlikeness(probe, state, hidden[:, probe.layer], train, validation)
 
 
-def answer_greedily(run: OpenedRun, reading: Reading, *, config: RunConfig) -> Answered:
+def answer_greedily(run: AnyRun, reading: Reading, *, config: RunConfig) -> Answered:
     """The most likely answer with its tokens' log-probabilities, and the probes that read it.
 
     Raises `UserError` as `ask`, and when the prompt leaves no room for an answer.
@@ -226,7 +225,7 @@ def check_room(opened: OpenProbes, reading: Reading) -> None:
 
 
 def token_strip(
-    run: OpenedRun,
+    run: AnyRun,
     prompt_ids: Sequence[int],
     answer_ids: Sequence[int] = (),
     *,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import plotly.graph_objects as go
 
-from helpers.asking import Answered, OpenedRun, Reading, Strip, StripProbe, predictions
+from helpers.asking import Answered, AnyRun, Reading, Strip, StripProbe, predictions
 from helpers.checking import Checked
 from helpers.figure_style import (
     BLUE,
@@ -139,7 +139,7 @@ def answered_view(answered: Answered, reading: Reading) -> str:
 
 
 def distribution_figure(
-    reading: Reading, run: OpenedRun, target: str = "semantic_entropy"
+    reading: Reading, run: AnyRun, target: str = "semantic_entropy"
 ) -> go.Figure:
     """The probe's predictions for training and validation questions, and this one among them."""
     found = reading.readings.get(target)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from helpers.asking import POSITIVE, OpenedRun, Reading, check_room
+from helpers.asking import POSITIVE, AnyRun, Reading, check_room
 from helpers.config import RunConfig, make_config
 from helpers.grading import Grade
 from helpers.hidden_states import TRACING
@@ -62,7 +62,7 @@ class Checked:
 
 
 def check_by_sampling(
-    run: OpenedRun,
+    run: AnyRun,
     reading: Reading,
     *,
     config: RunConfig,
@@ -121,7 +121,7 @@ def _kept_in(store: Store | None) -> Iterator[Store]:
             own.close()
 
 
-def _with_threshold(run: OpenedRun, config: RunConfig, store: Store) -> RunConfig:
+def _with_threshold(run: AnyRun, config: RunConfig, store: Store) -> RunConfig:
     """The config with the cosine threshold that the run has chosen on its validation answers."""
     if config.judge != "cosine" or config.cosine_threshold is not None:
         return config
@@ -129,7 +129,7 @@ def _with_threshold(run: OpenedRun, config: RunConfig, store: Store) -> RunConfi
     return config.model_copy(update={"cosine_threshold": description["threshold"]})
 
 
-def judge_reading(run: OpenedRun, checked: Checked) -> Verdict:
+def judge_reading(run: AnyRun, checked: Checked) -> Verdict:
     """Whether the probes were right about a question, now that all its samples are drawn."""
     reading, n = checked.reading, len(checked.samples)
     entropy, interval = checked.entropy, reading.intervals.get("semantic_entropy")

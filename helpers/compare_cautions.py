@@ -7,10 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from helpers.compare_report import Setting
-from helpers.run import Run
-from helpers.stored_run import StoredRun
-
-AnyRun = Run | StoredRun
+from helpers.open_run import AnyRun
 
 ANSWER_SETTINGS = (
     "temperature", "top_p", "max_new_tokens", "prompt_template", "chat", "thinking", "stop",

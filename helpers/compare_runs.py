@@ -30,12 +30,10 @@ from helpers.errors import UserError
 from helpers.evaluation import SAME, score_metric
 from helpers.metric_core import Metric, ratio, too_few
 from helpers.metrics import auroc, rmse, spearman
+from helpers.open_run import AnyRun
 from helpers.progress import Progress, silent_progress
 from helpers.resampling import resamples
-from helpers.run import Run
 from helpers.stored_run import StoredRun
-
-AnyRun = Run | StoredRun
 
 CHUNK = 1_000_000
 """Signs drawn at once by the permutation test."""

@@ -12,11 +12,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from helpers.errors import UserError
-from helpers.run import Run
+from helpers.open_run import AnyRun
 from helpers.stored_run import StoredRun
-
-Opened = Run | StoredRun
-
 
 # --- clicks --------------------------------------------------------------------------------------
 
@@ -80,7 +77,7 @@ def _id_at(figure: go.Figure, trace: object, place: object) -> str | None:
 # --- an opened run -------------------------------------------------------------------------------
 
 
-def question_row(run: Opened, question_id: str) -> int:
+def question_row(run: AnyRun, question_id: str) -> int:
     """The place of a question in the run; raises `UserError` where the run has no such one."""
     for i, question in enumerate(run.answers.questions):
         if question.id == question_id:
@@ -88,7 +85,7 @@ def question_row(run: Opened, question_id: str) -> int:
     raise UserError(f"this run has no question {question_id!r}; choose one of this run")
 
 
-def predictions(run: Opened) -> dict[str, np.ndarray]:
+def predictions(run: AnyRun) -> dict[str, np.ndarray]:
     """Probe to its prediction for every question, `[n]`; empty while there are none."""
     if isinstance(run, StoredRun):
         return run.predicted

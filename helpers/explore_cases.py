@@ -14,7 +14,7 @@ import numpy as np
 from helpers.analyses.cluster_agreement import broken_triples, distinct_texts
 from helpers.analyses.cluster_audit import LINKS
 from helpers.analyses.cluster_rules import ENTAILMENT, verdicts
-from helpers.explore import Opened, predictions
+from helpers.explore import AnyRun, predictions
 from helpers.figure_style import cut
 
 ID = "question_id"
@@ -47,7 +47,7 @@ class Cases:
     """Why there is none; "" where there are some."""
 
 
-def cases(run: Opened) -> dict[str, Cases]:
+def cases(run: AnyRun) -> dict[str, Cases]:
     """Lists of the most instructive test questions, at most eight each, by name."""
     return {
         "same words, different meanings": _different_meanings(run),
@@ -66,7 +66,7 @@ def case_rows(found: Cases) -> list[dict[str, Any]]:
     ]
 
 
-def _different_meanings(run: Opened) -> Cases:
+def _different_meanings(run: AnyRun) -> Cases:
     lesson = (
         "The answers share most of their words and yet mean different things: only a judge of "
         "meaning sees how unsure the model is."
@@ -84,7 +84,7 @@ def _different_meanings(run: Opened) -> Cases:
     return _listed(run, lesson, high & np.isfinite(lexical), order, shown, reason)
 
 
-def _one_meaning(run: Opened) -> Cases:
+def _one_meaning(run: AnyRun) -> Cases:
     lesson = (
         "Many wordings, few meanings: counting wordings would call the model unsure where it only "
         "says the same thing in several ways."
@@ -100,7 +100,7 @@ def _one_meaning(run: Opened) -> Cases:
     return _listed(run, lesson, low & (gap > 0), (-gap, semantic), shown, reason)
 
 
-def _confidently_wrong(run: Opened) -> Cases:
+def _confidently_wrong(run: AnyRun) -> Cases:
     lesson = (
         "The samples agree, or nearly so, and the most likely answer is wrong: entropy measures "
         "whether the model is consistent, not whether it is right."
@@ -126,7 +126,7 @@ def _confidently_wrong(run: Opened) -> Cases:
     return _listed(run, lesson, low & (wrong == 1), (semantic, predicted), shown, reason)
 
 
-def _disagreeing(run: Opened) -> Cases:
+def _disagreeing(run: AnyRun) -> Cases:
     lesson = (
         "The probe reads another uncertainty from the hidden states than sampling measures: one of "
         "the two is wrong, or the samples were too few."
@@ -148,7 +148,7 @@ def _disagreeing(run: Opened) -> Cases:
     return Cases(lesson, both, "" if both else reason)
 
 
-def _judge_in_doubt(run: Opened) -> Cases:
+def _judge_in_doubt(run: AnyRun) -> Cases:
     lesson = (
         "The judge contradicts itself (a means b and b means c, but a does not mean c) or does not "
         "know: here the meanings, and with them the entropy, are least certain."
@@ -174,7 +174,7 @@ def _judge_in_doubt(run: Opened) -> Cases:
 
 
 def _listed(
-    run: Opened,
+    run: AnyRun,
     lesson: str,
     wanted: np.ndarray,
     order: tuple[np.ndarray, ...],
@@ -207,7 +207,7 @@ def _shown(value: Any) -> float | str | None:
     return round(float(value), 3) if np.isfinite(value) else None
 
 
-def _entropies(run: Opened) -> tuple[np.ndarray, np.ndarray, float | None]:
+def _entropies(run: AnyRun) -> tuple[np.ndarray, np.ndarray, float | None]:
     """Semantic and lexical entropy, `[n]` in nats, and γ."""
     return run.targets.semantic_entropy, _column(run, "lexical_entropy"), run.targets.threshold
 
@@ -216,11 +216,11 @@ def _both(semantic: np.ndarray, lexical: np.ndarray) -> dict[str, np.ndarray]:
     return {"semantic entropy (nats)": semantic, "lexical entropy (nats)": lexical}
 
 
-def _column(run: Opened, estimator: str) -> np.ndarray:
+def _column(run: AnyRun, estimator: str) -> np.ndarray:
     """An estimator's values, `[n]`; NaN where it was not computed."""
     unknown = np.full(len(run.answers.questions), np.nan)
     return run.uncertainty.get(estimator, unknown)
 
 
-def _predicted(run: Opened) -> np.ndarray:
+def _predicted(run: AnyRun) -> np.ndarray:
     return predictions(run).get(PROBE, np.full(len(run.answers.questions), np.nan))

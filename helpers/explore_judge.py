@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from helpers.explore import Opened, by_meaning, question_row
+from helpers.explore import AnyRun, by_meaning, question_row
 from helpers.figure_style import (
     HOVER_BUDGET,
     VERMILLION,
@@ -22,7 +22,7 @@ from helpers.html_parts import letter
 from helpers.sampling import Sample
 
 
-def judge_matrix(run: Opened, question_id: str) -> go.Figure:
+def judge_matrix(run: AnyRun, question_id: str) -> go.Figure:
     """P(entailment) of premise (row) and hypothesis (column) over the K + 1 answers, a heat map.
 
     The samples stand by meaning, each meaning framed, and the most likely answer stands last.

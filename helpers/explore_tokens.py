@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from helpers.explore import Opened
 from helpers.figure_style import VERMILLION
 from helpers.html_parts import (
     LINE,
@@ -20,6 +19,7 @@ from helpers.html_parts import (
     safe,
     small_print,
 )
+from helpers.open_run import AnyRun
 from helpers.sampling import Sample
 from helpers.token_texts import Decode
 
@@ -105,7 +105,7 @@ def _bars(entropies: Sequence[float], before: int) -> str:
 
 
 def sample_tokens(
-    run: Opened, i: int, groups: Sequence[Sequence[int]], decode: Decode | None
+    run: AnyRun, i: int, groups: Sequence[Sequence[int]], decode: Decode | None
 ) -> str:
     """The tokens of every different sample, folded, in the order of the meanings."""
     left, parts, skipped = MOST_IN_ALL, [], 0

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from helpers.errors import UserError
-from helpers.explore import Opened, by_meaning, predictions, question_row
+from helpers.explore import AnyRun, by_meaning, predictions, question_row
 from helpers.explore_cases import ID, case_rows, cases
 from helpers.explore_judge import judge_matrix
 from helpers.explore_tokens import sample_tokens, token_legend, tokens
@@ -53,7 +53,7 @@ _METHODS = {
 }
 
 
-def question_view(run: Opened, question_id: str | None) -> list[str | go.Figure]:
+def question_view(run: AnyRun, question_id: str | None) -> list[str | go.Figure]:
     """A question's page and its judge's probabilities, or what to do while none is chosen."""
     if question_id is None:
         return [paragraph("Click a point in a figure, or choose a row of a table.")]
@@ -64,7 +64,7 @@ def question_view(run: Opened, question_id: str | None) -> list[str | go.Figure]
     return [question_page(run, question_id, decode, reason), judge_matrix(run, question_id)]
 
 
-def cases_page(run: Opened) -> str:
+def cases_page(run: AnyRun) -> str:
     """All lists of instructive questions as HTML, each with what it teaches."""
     parts = []
     for name, found in cases(run).items():
@@ -85,7 +85,7 @@ def _cell(value: object) -> str:
 
 
 def question_page(
-    run: Opened, question_id: str, decode: Decode | None = None, no_decode: str = ""
+    run: AnyRun, question_id: str, decode: Decode | None = None, no_decode: str = ""
 ) -> str:
     """One question as HTML: its answers by meaning, its entropy worked out, tokens, probes.
 
@@ -114,7 +114,7 @@ def question_page(
 # --- the question and its meanings ---------------------------------------------------------------
 
 
-def _facts(run: Opened, i: int) -> str:
+def _facts(run: AnyRun, i: int) -> str:
     question, greedy = run.answers.questions[i], run.answers.greedy[i]
     reference = question.final_answer or question.answer
     solved = ""
@@ -155,7 +155,7 @@ def _share_bar(groups: Sequence[Sequence[int]]) -> str:
     )
 
 
-def _meaning_rows(run: Opened, i: int, groups: Sequence[Sequence[int]]) -> str:
+def _meaning_rows(run: AnyRun, i: int, groups: Sequence[Sequence[int]]) -> str:
     """A row a meaning: its letter, its share, its wordings and its part of the entropy."""
     k = sum(map(len, groups))
     samples, grades = run.answers.samples[i], run.meanings.grades[i]
@@ -217,7 +217,7 @@ def _remarks(grade: Grade | None, count: int = 1, likeliest: bool = False) -> st
 # --- probes and estimators -----------------------------------------------------------------------
 
 
-def _probe_table(run: Opened, i: int) -> str:
+def _probe_table(run: AnyRun, i: int) -> str:
     """Rows of probes, columns of what they predict; the first row is what was measured."""
     predicted = {name: float(values[i]) for name, values in predictions(run).items()}
     if not predicted:
@@ -265,7 +265,7 @@ def _kind(name: str) -> tuple[str, str]:
     return target, f"{words}, prompt only" if prompt else words
 
 
-def _estimator_table(run: Opened, i: int) -> str:
+def _estimator_table(run: AnyRun, i: int) -> str:
     try:
         known = {name: float(values[i]) for name, values in run.uncertainty.items()}
     except UserError as reason:  # the stage is still to come

@@ -26,6 +26,8 @@ from helpers.store import DamagedEntry
 from helpers.stored_run import StoredRun, read_run
 from helpers.stored_states import open_hidden_states
 
+AnyRun = Run | StoredRun
+"""A run that is open, whole or as far as it needs no evaluation."""
 AGAIN = "press Run, or repeat the command: what is stored is not computed twice"
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.linalg import eigh
 
 from helpers.errors import UserError
+from helpers.probe_threads import one_thread_if_small
 
 # A feature that varies by less than this share of its size varies by float32 rounding alone.
 ROUNDING = 4 * float(np.finfo(np.float32).eps)
@@ -51,7 +52,8 @@ class Basis:
     @cached_property
     def scores(self) -> np.ndarray:
         """The training rows along the directions, [n, rank]."""
-        return self.values @ self.directions
+        with one_thread_if_small(*self.values.shape):
+            return self.values @ self.directions
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,24 +122,29 @@ def decompose(features: np.ndarray, scaler: Scaler | None = None) -> Basis:
     values = _standardised(scaler, values)
     rows, width = values.shape
     wide = rows < width
-    gram = values @ values.T if wide else values.T @ values
-    energies, vectors = eigh(gram, driver="evd", overwrite_a=True, check_finite=False)
+    # The number of threads would show in the last digits: so it is one wherever that is no slower.
+    with one_thread_if_small(rows, width):
+        gram = values @ values.T if wide else values.T @ values
+        energies, vectors = eigh(gram, driver="evd", overwrite_a=True, check_finite=False)
     floor = energies.max() * max(rows, width) * np.finfo(np.float64).eps
     kept = energies > max(floor, 0.0)
     energies, vectors = energies[kept], vectors[:, kept]
-    directions = values.T @ (vectors / np.sqrt(energies)) if wide else vectors
+    with one_thread_if_small(rows, width):
+        directions = values.T @ (vectors / np.sqrt(energies)) if wide else vectors
     return Basis(scaler=scaler, values=values, directions=directions, energies=energies)
 
 
 def project(basis: Basis, features: np.ndarray) -> np.ndarray:
     """Any rows [n, width] along the basis: [n, rank]."""
-    return standardise(basis.scaler, features) @ basis.directions
+    with one_thread_if_small(*features.shape):
+        return standardise(basis.scaler, features) @ basis.directions
 
 
 def raw_outputs(basis: Basis, solved: Coefficients, features: np.ndarray) -> np.ndarray:
     """What solutions in the basis say of any rows [n, width]: [n, problems]."""
-    weights = basis.directions @ solved.weights
-    return standardise(basis.scaler, features) @ weights + solved.bias
+    with one_thread_if_small(*features.shape):
+        weights = basis.directions @ solved.weights
+        return standardise(basis.scaler, features) @ weights + solved.bias
 
 
 def ridge_path(basis: Basis, target: np.ndarray, regularisations: Sequence[float]) -> Coefficients:
@@ -147,7 +154,8 @@ def ridge_path(basis: Basis, target: np.ndarray, regularisations: Sequence[float
     """
     strengths = np.asarray(regularisations, dtype=np.float64)
     centre = float(np.mean(target))
-    along = basis.directions.T @ (basis.values.T @ (np.asarray(target, np.float64) - centre))
+    with one_thread_if_small(*basis.values.shape):
+        along = basis.directions.T @ (basis.values.T @ (np.asarray(target, np.float64) - centre))
     weights = along[:, None] / (basis.energies[:, None] + strengths)
     return Coefficients(weights=weights, bias=np.full(len(strengths), centre))
 
@@ -174,6 +182,11 @@ def solve_logistic(scores: np.ndarray, labels: np.ndarray, strengths: np.ndarray
     strictly convex: this reaches the optimum. Each column's mean must lie between 0 and 1. Raises
     UserError when a column has not converged.
     """
+    with one_thread_if_small(*scores.shape):
+        return _solve_logistic(scores, labels, strengths)
+
+
+def _solve_logistic(scores: np.ndarray, labels: np.ndarray, strengths: np.ndarray) -> Coefficients:
     design = np.column_stack([scores, np.ones(len(scores))])
     rough = _RoughDesign.of(design)
     wanted = np.ascontiguousarray(np.asarray(labels, dtype=np.float64).T)

@@ -131,10 +131,11 @@ def margin(probe: Probe, hidden: np.ndarray) -> np.ndarray:
             f"{list(values.shape)}: use the model it was trained for"
         )
     values = (values - probe.mean) / probe.scale
-    if isinstance(probe, LinearProbe):
-        return values @ probe.weight + probe.bias
-    units = values @ probe.hidden_weight + probe.hidden_bias
-    return (units * ndtr(units)) @ probe.output_weight + probe.output_bias
+    with one_thread_if_small(*values.shape):
+        if isinstance(probe, LinearProbe):
+            return values @ probe.weight + probe.bias
+        units = values @ probe.hidden_weight + probe.hidden_bias
+        return (units * ndtr(units)) @ probe.output_weight + probe.output_bias
 
 
 def predict(probe: Probe, hidden: np.ndarray) -> np.ndarray:
@@ -243,14 +244,16 @@ def fit_probe(
     check_target(values, kind, f"{target_name}, train")
     basis = decompose(states_at(hidden, position, layer)[rows])
     solved = SOLVERS[kind](basis, values, [regularisation])
-    raw = basis.scores @ solved.weights[:, 0] + solved.bias[0]
+    with one_thread_if_small(*basis.values.shape):
+        raw = basis.scores @ solved.weights[:, 0] + solved.bias[0]
+        weight = basis.directions @ solved.weights[:, 0]
     return LinearProbe(
         name=name,
         kind=kind,
         target=target_name,
         position=position,
         layer=int(layer),
-        weight=basis.directions @ solved.weights[:, 0],
+        weight=weight,
         bias=float(solved.bias[0]),
         mean=basis.scaler.mean,
         scale=basis.scaler.scale,

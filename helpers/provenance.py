@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from helpers.config import PRESETS, RunConfig, make_config
 from helpers.errors import UserError
+from helpers.open_run import AnyRun
 from helpers.report_tables import html_table
-from helpers.run import STAGES, Run
+from helpers.run import STAGES
 from helpers.run_list import when
-from helpers.stored_run import StoredRun
 
 COUNTS = {
     "questions": "questions",
@@ -43,7 +43,7 @@ SHORT = 8
 """Digits of a hash that are shown; all of it stands in its title."""
 
 
-def provenance_card(run: Run | StoredRun) -> str:
+def provenance_card(run: AnyRun) -> str:
     """What was run, with what, how long it took, and the command that repeats it, as HTML."""
     manifest = run.manifest
     settings = manifest.get("config", {})

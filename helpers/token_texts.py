@@ -10,14 +10,13 @@ from typing import Any
 
 from helpers.errors import UserError
 from helpers.models import KNOWN_AS, ModelIdentity, identify, load_tokenizer
-from helpers.run import Run
-from helpers.stored_run import StoredRun
+from helpers.open_run import AnyRun
 
 Decode = Callable[[Sequence[int]], list[str]]
 """Token ids to the text of each; the texts together are the text of all."""
 
 
-def decoder(run: Run | StoredRun) -> Decode:
+def decoder(run: AnyRun) -> Decode:
     """What gives the text of each token of an answer, from the tokenizer of the run's model.
 
     No weights are loaded and nothing is fetched. Raises `UserError` when the tokenizer is not on

@@ -29,10 +29,7 @@ from helpers.analyses.cluster_rules import (
 from helpers.answers import answer_key
 from helpers.errors import UserError
 from helpers.grading import final_answer
-from helpers.run import Run
-from helpers.stored_run import StoredRun
-
-AnyRun = Run | StoredRun
+from helpers.open_run import AnyRun
 
 AS_STORED = "as-stored"
 RULES = {

@@ -73,7 +73,7 @@ def test_a_stored_run_is_on_the_screen_at_once(
         found.until("for the best baseline")
         assert time.monotonic() - since < 30  # a few seconds where nothing else runs
         found.until(LAST_WORDS, 90)
-        assert found.page.locator(".js-plotly-plot svg.main-svg").count() >= 3
+        found.page.locator(".js-plotly-plot svg.main-svg").nth(2).wait_for(state="attached")
         wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         assert found.page.evaluate(wide) <= 0
         assert_clean(found)
