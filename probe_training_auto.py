@@ -96,8 +96,14 @@ def _(config, preset):
 def _(fields, shown):
     with problems_explained():
         drafted = controls.draft(fields.value, shown)
-    show_live(plan.plan_view, drafted)
     return (drafted,)
+
+
+@app.cell
+def _(drafted, get_seen):
+    get_seen()  # what is stored changes with the run's stages
+    show_live(plan.plan_view, drafted)
+    return
 
 
 @app.cell

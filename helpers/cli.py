@@ -15,6 +15,7 @@ sep doctor                               what is installed, cached and reachable
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -54,6 +55,10 @@ def run_safely(job: Callable[[], None]) -> int:
         return 0
     except (UserError, KeyboardInterrupt) as problem:
         return explain(problem)
+    except BrokenPipeError:
+        # Who reads, such as `head`, has seen enough; Python would complain when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def explain(problem: UserError | KeyboardInterrupt) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -346,3 +348,16 @@ def test_compare_prints_two_runs_side_by_side(
     with pytest.raises(SystemExit):
         main(["compare", "--help"])
     assert "95 % interval" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(root: Path) -> None:
+    """As in `sep estimators | head -1`, whose reader leaves before the writer."""
+    code = "import sys; from helpers.cli import main; sys.exit(main(['estimators']))"
+    writer = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert writer.stdout
+    assert writer.stderr
+    writer.stdout.close()
+    assert writer.stderr.read() == b""
+    assert writer.wait(60) == 1
