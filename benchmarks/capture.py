@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.harness import ROUNDS, Comparison, in_turns, require
 from benchmarks.lab_inputs import AnsweredQuestion, answer, lab_model
 from benchmarks.live_tensors import watch
+from helpers.forwards import Backend, batch_length
 from helpers.hidden_states import TokenSequence, capture
 from helpers.models import LanguageModel, decoder_blocks
 from helpers.stored_states import PIECE
@@ -53,6 +54,13 @@ def benchmark(size: str = "full") -> list[Comparison]:
         ROUNDS[size],
         check,
     )
+    at_named_positions(lm, sequences[:2], "plain")
+    by_hooks = in_turns(
+        lambda: at_named_positions(lm, sequences),
+        lambda: at_named_positions(lm, sequences, "plain"),
+        ROUNDS[size],
+        check_bits,
+    )
     memory = memory_counts(lm, sequences)
     # A single batch's activations hide what is kept; over many batches only what is kept grows.
     targets = {"times less memory": MEMORY_TARGET} if size == "full" else {}
@@ -68,6 +76,11 @@ def benchmark(size: str = "full") -> list[Comparison]:
             against_all, held, None,
             memory, targets,
         ),
+        Comparison(
+            "capture, by plain hooks",
+            "capture through nnsight, as usual; ours is the same with forward hooks",
+            by_hooks, held,
+        ),
     ]  # fmt: skip
 
 
@@ -75,10 +88,12 @@ def _sequence(answered: AnsweredQuestion) -> TokenSequence:
     return TokenSequence(answered.asked.prompt_ids, answered.greedy.token_ids)
 
 
-def at_named_positions(lm: LanguageModel, sequences: list[TokenSequence]) -> States:
+def at_named_positions(
+    lm: LanguageModel, sequences: list[TokenSequence], backend: Backend = "nnsight"
+) -> States:
     """Ours, in the chunks of a run."""
     parts = [
-        capture(lm, chunk, POSITIONS, batch_tokens=BATCH_TOKENS).hidden
+        capture(lm, chunk, POSITIONS, batch_tokens=BATCH_TOKENS, backend=backend).hidden
         for chunk in _chunks(sequences)
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in POSITIONS}
@@ -133,23 +148,23 @@ def at_positions(lm: LanguageModel, sequences: list[TokenSequence], kept: Kept) 
 
 
 def _batches(lm: LanguageModel, sequences: list[TokenSequence]) -> Iterator[tuple[list[int], Any]]:
-    """The batches that `capture` makes: longest first, at most so many tokens with padding."""
+    """The batches that `capture` makes: longest first, at most so many tokens with padding.
+
+    Padding is on the right, where a causal model never looks, so that no mask is needed.
+    """
     import torch
 
     sizes = [len(s.prompt_ids) + len(s.answer_ids) for s in sequences]
     for chunk in _chunks(range(len(sequences))):
         order = sorted(chunk, key=lambda i: -sizes[i])
         while order:
-            width = sizes[order[0]]
-            fits = max(1, BATCH_TOKENS // width)
+            fits = batch_length([sizes[i] for i in order], BATCH_TOKENS)
             rows, order = order[:fits], order[fits:]
-            ids = torch.full((len(rows), width), lm.pad_id)
-            mask = torch.zeros(len(rows), width, dtype=torch.long)
+            ids = torch.full((len(rows), sizes[rows[0]]), lm.pad_id)
             for at, row in enumerate(rows):
                 tokens = [*sequences[row].prompt_ids, *sequences[row].answer_ids]
                 ids[at, : len(tokens)] = torch.tensor(tokens)
-                mask[at, : len(tokens)] = 1
-            yield rows, {"input_ids": ids, "attention_mask": mask}
+            yield rows, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def _chunks(rows: Any) -> list[Any]:
@@ -180,6 +195,14 @@ def check(reference: States, ours: States) -> str:
         off = float(np.abs(expected - ours[name]).max())
         require(off < TOLERANCE, f"capture: states at {name} differ by up to {off}")
     return f"states equal to {TOLERANCE:g}"
+
+
+def check_bits(by_nnsight: States, by_hooks: States) -> str:
+    """The same bits at every position and layer."""
+    for name, expected in by_nnsight.items():
+        same = expected.tobytes() == by_hooks[name].tobytes()
+        require(same, f"capture: nnsight and hooks differ at {name}")
+    return "states equal to the bit"
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from helpers.config import RunConfig
 from helpers.errors import UserError
 from helpers.files import plain_disk_errors
 from helpers.progress_view import progress_view as progress_view
-from helpers.run import STAGES
 from helpers.run_folder import read_manifest
+from helpers.stages import stages_of
 from helpers.worker_state import (
     AT_WORK,
     LOCK,
@@ -141,12 +141,13 @@ def watch(folder: Path) -> Watched:
         manifest, problem = read_manifest(folder) or {}, ""
     except UserError as damaged:
         manifest, problem = {}, str(damaged)
-    done = tuple(stage for stage in STAGES if stage in manifest.get("stages_done", ()))
+    stages = stages_of(manifest)
+    done = tuple(stage for stage in stages if stage in manifest.get("stages_done", ()))
     state: State
     if held:
         state = told.state if told else "starting"
         state = "stopping" if asked else state
-    elif done == STAGES and (told is None or _written(folder) >= told.updated):
+    elif done == stages and (told is None or _written(folder) >= told.updated):
         state = "finished"  # perhaps by `sep run`, after a worker had failed
     elif told is None:
         state = "idle"
@@ -166,6 +167,7 @@ def watch(folder: Path) -> Watched:
         stages_done=done,
         stage_seconds={s: float(work[s]["seconds"]) for s in done if "seconds" in work.get(s, {})},
         said=_last_line(place / Path(told.log).name) if told and held else "",
+        stages=stages,
     )
 
 

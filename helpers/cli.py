@@ -2,6 +2,7 @@
 
 sep run                                  everything, on the embedded lab
 sep run --preset gpt2-gsm8k --limit 200  everything, with gpt2 on GSM8K
+sep run --preset lab-think               the study of reasoning models, embedded
 sep entropy --samples FILE.jsonl         semantic entropy of answers that you already have
 sep score "How many apples …?"           one forward pass with the probes of a run
 sep estimators                           what every uncertainty estimator is, by formula
@@ -19,22 +20,53 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from helpers.cli_runs import add_run_commands
-from helpers.config import PlainParser, RunConfig, add_arguments, config_from_namespace
+from helpers.config import (
+    PlainParser,
+    RunConfig,
+    add_arguments,
+    all_fields,
+    config_from_namespace,
+    is_execution,
+)
 from helpers.errors import UserError
+from helpers.presets import REASONING_PRESETS
+
+
+@dataclass(frozen=True)
+class StageCommand:
+    """A command that runs the stages up to one; earlier ones run where they are missing."""
+
+    help: str
+    stage: str
+    """The last stage, in the main study; "" where it has none of the kind."""
+    reasoning_stage: str
+    """The last stage, in the study of reasoning models."""
+
 
 STAGE_COMMANDS = {
-    "run": ("analyses", "all stages; prints the scores and the run folder"),
-    "generate": ("samples", "sample answers to the questions"),
-    "entropy": ("uncertainty", "group answers by meaning and measure every uncertainty"),
-    "trace": ("hidden", "read hidden states"),
-    "train": ("probes", "train the probes"),
-    "eval": ("evaluation", "score the probes on the test questions"),
-}
-"""Command to the last stage that it runs, and its help; earlier stages run where missing."""
+    "run": StageCommand(
+        "all stages; prints the scores and the run folder", "analyses", "analysis"
+    ),
+    "generate": StageCommand("sample answers to the questions", "samples", "samples"),
+    "entropy": StageCommand(
+        "group answers by meaning and measure the uncertainty", "uncertainty", "meanings"
+    ),
+    "trace": StageCommand("read hidden states", "hidden", "hidden"),
+    "datasets": StageCommand(
+        "label and split the runs of a reasoning model for its probes", "", "tables"
+    ),
+    "train": StageCommand("train the probes", "probes", "probes"),
+    "eval": StageCommand("score the probes on the test questions", "evaluation", "evaluation"),
+    "analysis": StageCommand(
+        "write the table that the dashboard reads, one row a run of a reasoning model",
+        "", "analysis",
+    ),
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,8 +117,8 @@ def build_parser() -> argparse.ArgumentParser:
         added.set_defaults(job=job)
         return added
 
-    for name, (_, text) in STAGE_COMMANDS.items():
-        stage = command(name, _stages, text)
+    for name, described in STAGE_COMMANDS.items():
+        stage = command(name, _stages, described.help)
         if name == "entropy":
             stage.add_argument(
                 "--samples",
@@ -95,7 +127,10 @@ def build_parser() -> argparse.ArgumentParser:
                 "{id, question, samples: [...], answer?, logprobs?}; the judge is then "
                 "final-answer unless --judge says otherwise",
             )
-        add_arguments(stage)
+        if name == "analysis":
+            words = "run folder (default: that of the config which the flags describe)"
+            stage.add_argument("folder", metavar="RUN", nargs="?", type=Path, help=words)
+        add_arguments(stage, "lab" if described.stage else "lab-think")
     text = "predict semantic entropy and p(wrong) of a question in one forward pass"
     score = command("score", _score, text)
     score.add_argument("prompt", help="the question; the run's prompt template is put around it")
@@ -133,14 +168,39 @@ def _add_lab(commands: Any) -> None:
 
 def _stages(options: argparse.Namespace) -> None:
     config = config_from_namespace(options)
+    if getattr(options, "folder", None) is not None:
+        config = _config_of(options.folder, config)
+    described = STAGE_COMMANDS[options.command]
     if getattr(options, "samples", None) is None:
-        run_stages(config, STAGE_COMMANDS[options.command][0])
+        last = described.reasoning_stage if config.study else described.stage
+        if not last:
+            raise UserError(
+                f"`sep {options.command}` belongs to the study of reasoning models; use one of its "
+                f"presets: {', '.join(REASONING_PRESETS)}"
+            )
+        run_stages(config, last)
         return
     from helpers.own_samples import run_on_samples
 
     if not {"judge", "judge_model"} & set(vars(options)):
         config = config.model_copy(update={"judge": "final-answer"})
     print(run_on_samples(Path(options.samples).expanduser(), config))
+
+
+def _config_of(folder: Path, machine: RunConfig) -> RunConfig:
+    """The config of a run folder, executed as the flags say."""
+    from helpers.studies.reasoning.run_files import open_study
+
+    stored = open_study(folder).config
+    same = {name: getattr(machine, name) for name in all_fields() if is_execution(name)}
+    same |= {"out": folder.expanduser().parent}
+    config = stored.model_copy(update=same)
+    if config.run_folder.name != folder.expanduser().name:
+        raise UserError(
+            f"{folder} is not named as its run is ({config.run_name()}): the table would be "
+            "written elsewhere; repeat the command that made it"
+        )
+    return config
 
 
 def _score(options: argparse.Namespace) -> None:
@@ -189,12 +249,11 @@ def _lab_check(options: argparse.Namespace) -> None:
 def run_stages(config: RunConfig, until: str) -> None:
     """Run the stages of a config in a terminal, and print what came out."""
     from helpers.progress import terminal_progress
-    from helpers.run import run
-    from helpers.summary import summarise
+    from helpers.studies import run_study, summarise_run
 
-    finished = run(config, terminal_progress(), until=until)
+    finished = run_study(config, terminal_progress(), until=until)
     if finished:
-        print(summarise(finished))
+        print(summarise_run(finished))
     print(f"\nrun folder: {config.run_folder}")
 
 

@@ -11,13 +11,19 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, ClassVar, Literal, NoReturn, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from helpers.errors import UserError
+
+# The presets belong to this module's face; they live in a file of their own for its length.
+from helpers.presets import PRESET_NOTES as PRESET_NOTES
+from helpers.presets import PRESETS as PRESETS
+from helpers.presets import REASONING_PRESETS
 from helpers.uncertainty import choose_estimators
 
 RUN_FLAG = "--run"
@@ -27,7 +33,7 @@ ANALYSES = ("curves", "audit", "conformance", "protocols")
 POSITIONS = ("tbg", "answer_last", "answer_second_last", "answer_mean", "think_end")
 
 
-def _execution(default: Any, **kwargs: Any) -> Any:
+def execution_field(default: Any, **kwargs: Any) -> Any:
     """A field that changes how fast or where something runs, and nothing in the results."""
     return Field(default, json_schema_extra={"execution": True}, **kwargs)
 
@@ -36,6 +42,8 @@ class RunConfig(BaseModel):
     """Everything that determines a run, and where and how it is executed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    study: ClassVar[str] = ""
+    """The study that the run belongs to, as its manifest names it; "" is the main one."""
 
     preset: str = Field("lab", description="the preset that the other values started from")
     model: str = Field("lab", description="language model: 'lab', a hub name, or a local folder")
@@ -44,7 +52,13 @@ class RunConfig(BaseModel):
         description="'lab', 'lab:ood', a hub data set such as 'openai/gsm8k', or a JSONL file",
     )
     limit: int = Field(600, ge=1, le=1_000_000, description="number of questions")
-    k: int = Field(10, ge=2, le=1000, description="answers sampled for each question")
+    k: int = Field(
+        10,
+        ge=2,
+        le=1000,
+        description="answers sampled for each question",
+        json_schema_extra={"also": "--runs"},
+    )
     temperature: float = Field(1.0, ge=0, le=10, description="sampling temperature")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus: smallest set with this probability")
     max_new_tokens: int = Field(32, ge=1, le=32_768, description="longest answer, in tokens")
@@ -89,21 +103,29 @@ class RunConfig(BaseModel):
     n_bootstrap: int = Field(2000, ge=100, le=100_000, description="resamples for each interval")
     n_permutations: int = Field(2000, ge=1000, le=100_000, description="permutations for p-values")
 
-    analyses: tuple[str, ...] = _execution(
+    analyses: tuple[str, ...] = execution_field(
         ("all",), description="what follows the evaluation: all, none, or " + ", ".join(ANALYSES)
     )
-    batch_size: int = _execution(256, ge=1, le=65_536, description="sequences generated at once")
-    judge_batch_size: int = _execution(64, ge=1, le=65_536, description="pairs judged at once")
-    device: str = _execution("auto", description="auto, cpu, cuda, cuda:1, mps")
-    judge_device: str = _execution("cpu", description="where the judge runs: cpu, cuda, auto, …")
+    batch_size: int = execution_field(
+        256, ge=1, le=65_536, description="sequences generated at once"
+    )
+    judge_batch_size: int = execution_field(64, ge=1, le=65_536, description="pairs judged at once")
+    device: str = execution_field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    judge_device: str = execution_field(
+        "cpu", description="where the judge runs: cpu, cuda, auto, …"
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="number type of the model; auto: float32 on CPU, else the checkpoint's"
     )
-    threads: int = _execution(0, ge=0, le=1024, description="CPU threads; 0: as many as are free")
-    cache_dir: Path = _execution(
+    threads: int = execution_field(
+        0, ge=0, le=1024, description="CPU threads; 0: as many as are free"
+    )
+    cache_dir: Path = execution_field(
         Path(".cache/uncertainty-probes"), description="folder of stored results, for resuming"
     )
-    out: Path = _execution(Path("outputs"), description="folder in which the run folder is made")
+    out: Path = execution_field(
+        Path("outputs"), description="folder in which the run folder is made"
+    )
 
     @model_validator(mode="after")
     def _combinations(self) -> RunConfig:
@@ -158,35 +180,37 @@ class RunConfig(BaseModel):
 
 def is_execution(field: str) -> bool:
     """Whether a field only says how or where to execute."""
-    extra = RunConfig.model_fields[field].json_schema_extra
-    return isinstance(extra, dict) and bool(extra.get("execution"))
+    return bool(_extra(all_fields()[field]).get("execution"))
 
 
-_GSM8K: dict[str, Any] = {
-    "questions": "openai/gsm8k",
-    "judge_model": "cross-encoder/nli-deberta-v3-small",
-    "limit": 300,
-    "k": 10,
-    "temperature": 0.7,
-    "top_p": 0.9,
-    "max_new_tokens": 128,
-    "stop": ("\nQuestion:",),
-    "batch_size": 64,
-    "judge_batch_size": 64,
-    "judge_device": "cpu",
-}
-PRESETS: dict[str, dict[str, Any]] = {
-    "lab": {},
-    "gpt2-gsm8k": {"model": "openai-community/gpt2", **_GSM8K},
-    "gpt2-medium-gsm8k": {"model": "openai-community/gpt2-medium", **_GSM8K, "batch_size": 32},
-}
-"""What each preset changes of the defaults."""
+def all_fields() -> dict[str, FieldInfo]:
+    """The config fields of all studies, by name; those that all have come first."""
+    own = {name: config_class(name).model_fields for name in ("lab", "lab-think")}
+    return own["lab-think"] | own["lab"]
 
-PRESET_NOTES = {
-    "lab": "embedded word problems, model and judge; no network; two to three minutes on one core",
-    "gpt2-gsm8k": "gpt2 on 300 GSM8K questions, DeBERTa-v3-small judge on the CPU, 4 GB GPU",
-    "gpt2-medium-gsm8k": "the same with gpt2-medium",
-}
+
+def study_fields() -> list[str]:
+    """The fields that only the study of reasoning models has."""
+    return [name for name in all_fields() if name not in RunConfig.model_fields]
+
+
+def _extra(field: FieldInfo) -> dict[str, Any]:
+    extra = field.json_schema_extra
+    return extra if isinstance(extra, dict) else {}
+
+
+def config_class(preset: str) -> type[RunConfig]:
+    """The class of a preset's config: a study may have fields of its own."""
+    if preset in REASONING_PRESETS:
+        from helpers.studies.reasoning.config import ReasoningConfig
+
+        return ReasoningConfig
+    return RunConfig
+
+
+def stored_config(fields: Mapping[str, Any]) -> RunConfig:
+    """The config that a manifest or a task holds; raises pydantic's `ValidationError`."""
+    return config_class(str(fields.get("preset", "lab")))(**fields)
 
 
 def make_config(preset: str = "lab", **overrides: Any) -> RunConfig:
@@ -196,13 +220,20 @@ def make_config(preset: str = "lab", **overrides: Any) -> RunConfig:
     """
     if preset not in PRESETS:
         raise UserError(f"preset {preset!r} is unknown; there are: {', '.join(PRESETS)}")
+    kind = config_class(preset)
     for name in overrides:
-        if name not in RunConfig.model_fields:
-            close = difflib.get_close_matches(name, RunConfig.model_fields, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else "`sep run --help` lists the fields"
-            raise UserError(f"config field {name!r} is unknown; {hint}")
+        if name in kind.model_fields:
+            continue
+        if name in all_fields():
+            raise UserError(
+                f"{name} (--{name.replace('_', '-')}) belongs to the study of reasoning models, "
+                f"and preset {preset!r} does not; use --preset {', '.join(REASONING_PRESETS)}"
+            )
+        close = difflib.get_close_matches(name, kind.model_fields, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "`sep run --help` lists the fields"
+        raise UserError(f"config field {name!r} is unknown; {hint}")
     try:
-        return RunConfig(**{**PRESETS[preset], **overrides, "preset": preset})
+        return kind(**{**PRESETS[preset], **overrides, "preset": preset})
     except ValidationError as error:
         raise UserError("; ".join(_explain(e) for e in error.errors())) from error
 
@@ -217,32 +248,46 @@ def _explain(error: Any) -> str:
     return f"{flag} is {error['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add one flag per config field, with its description and default, to a parser."""
+def add_arguments(parser: argparse.ArgumentParser, preset: str = "lab") -> None:
+    """Add one flag per config field, with its description and default, to a parser.
+
+    `preset` is the one that is meant where none is named, unless a flag of its study says so.
+    """
     notes = "; ".join(f"{name}: {note}" for name, note in PRESET_NOTES.items())
-    parser.add_argument("--preset", default="lab", help=f"starting values ({notes})")
-    for name, field in RunConfig.model_fields.items():
-        if name == "preset":
-            continue
-        flag = "--" + name.replace("_", "-")
-        shown = field.default if field.default not in ((), None) else "none"
-        text = f"{field.description} (default: {shown})".replace("%", "%%")
-        kwargs: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text, "dest": name}
-        if field.annotation is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **kwargs)
-        elif get_origin(field.annotation) is tuple:
-            parser.add_argument(flag, nargs="*", metavar="TEXT", **kwargs)
-        elif get_origin(field.annotation) is Literal:
-            metavar = "{" + ",".join(get_args(field.annotation)) + "}"
-            parser.add_argument(flag, metavar=metavar, **kwargs)
-        else:
-            parser.add_argument(flag, metavar=name.upper(), **kwargs)
+    words = f"starting values; default {preset}"
+    if preset == "lab":
+        words += ", or lab-think where a flag of its study is given"
+    parser.add_argument("--preset", default=argparse.SUPPRESS, help=f"{words} ({notes})")
+    parser.set_defaults(default_preset=preset)
+    own = parser.add_argument_group("only in the study of reasoning models")
+    for name, field in all_fields().items():
+        if name != "preset":
+            _add_flag(own if name in study_fields() else parser, name, field)
+
+
+def _add_flag(parser: Any, name: str, field: FieldInfo) -> None:
+    flags = ["--" + name.replace("_", "-"), *filter(None, [_extra(field).get("also")])]
+    shown = field.default if field.default not in ((), None, "") else "none"
+    text = f"{field.description} (default: {shown})".replace("%", "%%")
+    kwargs: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text, "dest": name}
+    if field.annotation is bool:
+        parser.add_argument(*flags, action=argparse.BooleanOptionalAction, **kwargs)
+    elif get_origin(field.annotation) is tuple:
+        parser.add_argument(*flags, nargs="*", metavar="TEXT", **kwargs)
+    elif get_origin(field.annotation) is Literal:
+        metavar = "{" + ",".join(get_args(field.annotation)) + "}"
+        parser.add_argument(*flags, metavar=metavar, **kwargs)
+    else:
+        parser.add_argument(*flags, metavar=name.upper(), **kwargs)
 
 
 def config_from_namespace(namespace: argparse.Namespace) -> RunConfig:
     """The config that parsed flags ask for (flags of other names are left alone)."""
-    given = {k: v for k, v in vars(namespace).items() if k in RunConfig.model_fields}
-    return make_config(given.pop("preset", "lab"), **given)
+    given = {k: v for k, v in vars(namespace).items() if k in all_fields()}
+    usual = getattr(namespace, "default_preset", "lab")
+    if usual == "lab" and any(name in given for name in study_fields()):
+        usual = "lab-think"
+    return make_config(given.pop("preset", usual), **given)
 
 
 def config_from_arguments(

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from helpers.background import start_worker, stop_worker
-from helpers.config import ANALYSES, POSITIONS, PRESET_NOTES, PRESETS, RunConfig, make_config
+from helpers.config import ANALYSES, POSITIONS, PRESET_NOTES, RunConfig, all_fields, make_config
 from helpers.notebook import Seen, in_notebook, read_only, see
-from helpers.run import STAGES
+from helpers.presets import MAIN_PRESETS, REASONING_PRESETS
 from helpers.run_list import run_label, stored_runs
+from helpers.stages import REASONING, stages_of
 from helpers.uncertainty import ESTIMATORS
 
 MAIN_FIELDS = (
@@ -22,12 +23,25 @@ MAIN_FIELDS = (
 )  # fmt: skip
 """Fields that the form shows at once; the others lie under "More settings"."""
 
+STUDY_FIELDS = {
+    REASONING: (
+        "model", "questions", "limit", "ood_questions", "ood_limit", "k", "temperature", "top_p",
+        "max_new_tokens", "seed", "backend", "entropy_of",
+    ),
+}  # fmt: skip
+"""The same of each further study."""
+WITHOUT_USE = {REASONING: ("positions", "estimators", "p_true_shots", "analyses")}
+"""Fields that a study inherits and does not use; its form leaves them out."""
+
 SEVERAL = {
     "positions": POSITIONS,
     "estimators": ("all", *ESTIMATORS),
     "analyses": ("all", "none", *ANALYSES),
 }
 """Fields of which several values are chosen."""
+
+FIRST_PRESETS = {REASONING: next(iter(REASONING_PRESETS))}
+"""The preset with which a further study starts."""
 
 OF_THE_MACHINE = ("device", "threads", "cache_dir", "out")
 """Fields that stay as they are when another preset is chosen."""
@@ -40,7 +54,8 @@ def preset_choice(asked: RunConfig) -> Any:
     """A dropdown of the presets, the asked one chosen."""
     import marimo as mo
 
-    options = {f"{name}: {PRESET_NOTES[name]}": name for name in PRESETS}
+    own = REASONING_PRESETS if asked.study == REASONING else MAIN_PRESETS
+    options = {f"{name}: {PRESET_NOTES[name]}": name for name in own}
     chosen = next(title for title, name in options.items() if name == asked.preset)
     return mo.ui.dropdown(
         options, value=chosen, allow_select_none=False, label="preset", full_width=True
@@ -58,9 +73,12 @@ def config_fields(shown: RunConfig) -> Any:
     """An element for each field of the config; nothing starts when one is changed."""
     import marimo as mo
 
-    elements = {name: _element(name, shown) for name in RunConfig.model_fields if name != "preset"}
-    main = "".join(_labelled(name) for name in MAIN_FIELDS)
-    more = "".join(_labelled(name) for name in elements if name not in MAIN_FIELDS)
+    first = STUDY_FIELDS.get(shown.study, MAIN_FIELDS)
+    left_out = ("preset", *WITHOUT_USE.get(shown.study, ()))
+    fields = type(shown).model_fields
+    elements = {name: _element(name, shown) for name in fields if name not in left_out}
+    main = "".join(_labelled(name) for name in first)
+    more = "".join(_labelled(name) for name in elements if name not in first)
     columns = "repeat(auto-fill,minmax(15rem,1fr))"
     grid = f"display:grid;grid-template-columns:{columns};gap:0.9rem 1.5rem"
     page = (
@@ -74,14 +92,14 @@ def config_fields(shown: RunConfig) -> Any:
 
 def draft(values: Mapping[str, Any], shown: RunConfig) -> RunConfig:
     """The config that the fields ask for; raises `UserError` for a value out of range."""
-    return make_config(
-        shown.preset, **{name: _from_element(name, value) for name, value in values.items()}
-    )
+    chosen = {name: _from_element(name, value) for name, value in values.items()}
+    kept = {name: getattr(shown, name) for name in WITHOUT_USE.get(shown.study, ())}
+    return make_config(shown.preset, **kept, **chosen)
 
 
 def _labelled(name: str) -> str:
     """A place for one element, with what it means under it."""
-    words = html.escape(RunConfig.model_fields[name].description or "")
+    words = html.escape(all_fields()[name].description or "")
     words = words.replace("{", "{{").replace("}", "}}")
     small = "font-size:0.78rem;line-height:1.25;color:var(--muted-foreground,#777)"
     return f'<div>{{{name}}}<div style="{small}">{words}</div></div>'
@@ -91,7 +109,7 @@ def _element(name: str, shown: RunConfig) -> Any:
     """The element for one field, showing the config's value."""
     import marimo as mo
 
-    kind, value = RunConfig.model_fields[name].annotation, getattr(shown, name)
+    kind, value = all_fields()[name].annotation, getattr(shown, name)
     label = name.replace("_", " ")
     if get_origin(kind) is Literal:
         options = list(get_args(kind))
@@ -115,7 +133,7 @@ def _element(name: str, shown: RunConfig) -> Any:
 
 def _range(name: str) -> tuple[float | None, float | None]:
     """The least and the greatest value of a number field, as the config declares them."""
-    ends = RunConfig.model_fields[name].metadata
+    ends = all_fields()[name].metadata
     low = [end.ge for end in ends if hasattr(end, "ge")]
     low += [end.gt for end in ends if hasattr(end, "gt")]
     high = [end.le for end in ends if hasattr(end, "le")]
@@ -126,7 +144,7 @@ def _from_element(name: str, value: Any) -> Any:
     """A field's value as its element gives it; an empty text stands for the default of None."""
     if name == "stop":
         return _split_texts(value)
-    if value == "" and RunConfig.model_fields[name].default is None:
+    if value == "" and all_fields()[name].default is None:
         return None
     return value
 
@@ -150,11 +168,11 @@ def work_button(drafted: RunConfig, seen: Seen, set_seen: Callable[[Seen], None]
 
     def start(_: Any) -> None:
         start_worker(drafted)
-        set_seen(see(drafted.run_folder))
+        set_seen(see(drafted.run_folder, drafted.study))
 
     def stop(_: Any) -> None:
         stop_worker(seen.folder)
-        set_seen(see(seen.folder))
+        set_seen(see(seen.folder, seen.study))
 
     if seen.at_work:
         return mo.ui.button(label="Stop", kind="danger", on_click=stop, tooltip=STOP_HINT)
@@ -164,20 +182,65 @@ def work_button(drafted: RunConfig, seen: Seen, set_seen: Callable[[Seen], None]
 
 def is_open(drafted: RunConfig, seen: Seen) -> bool:
     """Whether the run that the fields ask for is open and finished."""
-    return seen.folder == drafted.run_folder and STAGES[-1] in seen.stages
+    return (
+        seen.folder == drafted.run_folder and stages_of({"study": drafted.study})[-1] in seen.stages
+    )
 
 
 def run_choice(seen: Seen, set_seen: Callable[[Seen], None], label: str = "open a run") -> Any:
-    """A dropdown of the stored runs beside the open one; choosing one opens it."""
+    """A dropdown of the study's stored runs beside the open one; choosing one opens it."""
     import marimo as mo
 
-    folders = {
-        run_label(entry): entry.folder for entry in stored_runs(seen.folder.parent) if entry.ready
-    }
+    entries = stored_runs(seen.folder.parent, seen.study)
+    folders = {run_label(entry): entry.folder for entry in entries if entry.ready}
     return mo.ui.dropdown(
         folders,
         value=next((words for words, folder in folders.items() if folder == seen.folder), None),
         label=label,
         full_width=True,
-        on_change=lambda folder: set_seen(see(folder)) if folder else None,
+        on_change=lambda folder: set_seen(see(folder, seen.study)) if folder else None,
     )
+
+
+def predictor_choice() -> Any:
+    """A dropdown of the probes of a reasoning study whose probabilities can be looked at."""
+    import marimo as mo
+
+    from helpers.studies.reasoning.predictors import TITLES
+    from helpers.studies.reasoning.records import PREDICTORS
+
+    options = {TITLES[name]: name for name in PREDICTORS}
+    return mo.ui.dropdown(
+        options, value=TITLES[PREDICTORS[0]], allow_select_none=False, label="probe"
+    )
+
+
+# --- further studies -----------------------------------------------------------------------------
+
+STUDY_TABS = {"Overview": "", "Reasoning models": REASONING}
+"""Title of a tab to the study that it opens."""
+OVERVIEW = (
+    "**Reasoning models.** A model that thinks before it answers is asked each question many "
+    "times. Is a run right, does the model know, and can a probe read it at the token "
+    "`</think>`, in and out of distribution?\n\nA study is a notebook of its own too: "
+    "`uv run marimo edit studies/reasoning.py`. Nothing of it is loaded before its tab is opened."
+)
+
+
+def study_tabs() -> Any:
+    """A tab for each further study; None in a script, where nobody opens one."""
+    if not in_notebook():
+        return None
+    import marimo as mo
+
+    return mo.ui.tabs({title: "" if study else OVERVIEW for title, study in STUDY_TABS.items()})
+
+
+def opened_study(tabs: Any) -> str:
+    """The study whose tab is open; "" for none."""
+    return STUDY_TABS[tabs.value] if tabs is not None else ""
+
+
+def study_config(config: RunConfig, study: str) -> RunConfig:
+    """The config with which a study starts, on the machine of the page's config."""
+    return with_preset(config, FIRST_PRESETS[study]) if study else config

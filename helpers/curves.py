@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from helpers.metric_core import SortedGroups, binary, equal_width_bins, finite, probability
-from helpers.resampling import resamples
+from helpers.resampling import group_count, group_index, resamples
 
 Z_95 = 1.959963984540054
 
@@ -48,12 +49,18 @@ class RiskCoverage:
 
 
 def reliability(
-    probabilities: np.ndarray, labels: np.ndarray, n_bins: int = 10
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    n_bins: int = 10,
+    *,
+    groups: Sequence[object] | np.ndarray | None = None,
 ) -> ReliabilityCurve:
     """Compare predicted probabilities with observed frequencies in bins of equal width.
 
     Bins without a row are left out. Raises ValueError naming a row that is not a probability.
-    Intervals: Wilson 1927.
+    Intervals: Wilson 1927. With groups they are as wide as if the rows that a group has in a bin
+    were copies of one row: for as many rows as are then independent, (Σ m)² / Σ m² for groups of
+    m rows (Kish 1965).
     """
     p, y = probability("probabilities", probabilities), binary("labels", labels)
     _check_lengths(p, y)
@@ -62,7 +69,7 @@ def reliability(
     filled = np.flatnonzero(all_counts)
     counts = all_counts[filled]
     observed = np.bincount(bins, y, n_bins)[filled] / counts
-    low, high = wilson_interval(observed, counts)
+    low, high = wilson_interval(observed, _independent(bins, groups, n_bins)[filled])
     return ReliabilityCurve(
         low_edge=filled / n_bins,
         high_edge=(filled + 1) / n_bins,
@@ -72,6 +79,19 @@ def reliability(
         observed_high=high,
         counts=counts,
     )
+
+
+def _independent(
+    bins: np.ndarray, groups: Sequence[object] | np.ndarray | None, n_bins: int
+) -> np.ndarray:
+    """The number of independent rows in each bin, [n_bins]; 0 where it is empty."""
+    of_group = group_index(groups, len(bins))
+    if of_group is None:
+        return np.bincount(bins, minlength=n_bins).astype(float)
+    sizes = np.zeros((group_count(of_group), n_bins))
+    np.add.at(sizes, (of_group, bins), 1.0)
+    squares = (sizes**2).sum(axis=0)
+    return sizes.sum(axis=0) ** 2 / np.maximum(squares, 1.0)
 
 
 def wilson_interval(share: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -102,27 +122,32 @@ def roc_curve(scores: np.ndarray, labels: np.ndarray) -> RocCurve:
 
 
 def risk_coverage(
-    scores: np.ndarray, wrong: np.ndarray, *, n_boot: int = 0, seed: int = 0
+    scores: np.ndarray,
+    wrong: np.ndarray,
+    *,
+    n_boot: int = 0,
+    seed: int = 0,
+    groups: Sequence[object] | np.ndarray | None = None,
 ) -> RiskCoverage:
     """How the error rate falls when only the questions of lowest score (uncertainty) are answered.
 
     Questions of equal score are answered in no particular order: the risk within a tie is the one
     expected of a random order. With `n_boot` the curve has a 95 % band: at each coverage the
-    middle 95 % of the risks of as many resamples of the questions, each ranked anew. The band
-    holds for one coverage at a time, not for the whole curve at once. Intervals of the area and
-    of the accuracy at one coverage are in helpers/selective_metrics.py. Raises ValueError when
-    there is no row.
+    middle 95 % of the risks of as many resamples (of whole groups of rows, with groups), each
+    ranked anew. The band holds for one coverage at a time, not for the whole curve at once.
+    Intervals of the area and of the accuracy at one coverage are in helpers/selective_metrics.py.
+    Raises ValueError when there is no row.
     """
     scores, y = finite("scores", scores), binary("wrong", wrong)
     n = _check_lengths(scores, y)
     if n == 0:
         raise ValueError("risk coverage: no rows")
-    groups = SortedGroups(scores)
+    ties = SortedGroups(scores)
     answered = np.arange(1, n + 1)
-    risk = _risk(groups, y, np.ones((1, n)))[0]
+    risk = _risk(ties, y, np.ones((1, n)))[0]
     low = high = None
     if n_boot:
-        draws = np.concatenate([_risk(groups, y, w) for w in resamples(n, n_boot, seed)])
+        draws = np.concatenate([_risk(ties, y, w) for w in resamples(n, n_boot, seed, groups)])
         low, high = np.quantile(draws, [0.025, 0.975], axis=0)
     return RiskCoverage(
         coverage=answered / n,
@@ -135,17 +160,17 @@ def risk_coverage(
     )
 
 
-def _risk(groups: SortedGroups, wrong: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Risk of each resample at 1 … n questions answered: [B, n] for row weights [B, n]."""
+def _risk(ties: SortedGroups, wrong: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Risk of each resample at coverages 1/n … 1: [B, n] for row weights [B, n]."""
     n = weights.shape[1]
-    answered = np.arange(1, n + 1)
+    # Resamples of whole groups need not hold n rows.
+    answered = np.arange(1, n + 1) * (weights.sum(axis=1, keepdims=True) / n)
     start = np.zeros((len(weights), 1))
     # Errors grow in a straight line within a tie: that is the mean over all orders of its rows.
-    ends = np.cumsum(np.hstack([start, groups.sums(weights)]), axis=1)
-    errors = np.cumsum(np.hstack([start, groups.sums(weights * wrong)]), axis=1)
-    return np.array([np.interp(answered, x, y) for x, y in zip(ends, errors, strict=True)]) / (
-        answered
-    )
+    ends = np.cumsum(np.hstack([start, ties.sums(weights)]), axis=1)
+    errors = np.cumsum(np.hstack([start, ties.sums(weights * wrong)]), axis=1)
+    risen = [np.interp(*each) for each in zip(answered, ends, errors, strict=True)]
+    return np.array(risen) / answered
 
 
 def _check_lengths(values: np.ndarray, labels: np.ndarray) -> int:

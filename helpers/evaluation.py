@@ -20,10 +20,10 @@ from helpers.curves import reliability as reliability
 from helpers.curves import risk_coverage as risk_coverage
 from helpers.curves import roc_curve as roc_curve
 from helpers.metrics import CLASSIFIER_METRICS, REGRESSION_METRICS, Metric, finite, spearman
-from helpers.resampling import permutations, resamples
+from helpers.resampled_metrics import SAME as SAME
+from helpers.resampled_metrics import bootstrap, minus, p_values
 
 MAX_DROPPED = 0.05  # a larger share of undefined resamples leaves no interval to trust
-SAME = 1e-12  # a permutation this close to the observed value equals it
 
 
 @dataclass(frozen=True)
@@ -130,12 +130,13 @@ def paired_difference(
     difference = Metric(
         name=f"{metric} difference",
         n=a.n,
-        weighted=lambda weights: a.weighted(weights) - b.weighted(weights),
+        weighted=minus(a.weighted, b.weighted),
         permuted=None,
         better=a.better,
         undefined=a.undefined or b.undefined,
+        grouped=lambda rows: minus(a.of_groups(rows), b.of_groups(rows)),
     )
-    draws = _bootstrap([difference], n_boot, seed, groups)[0]
+    draws = bootstrap([difference], n_boot, seed, groups)[0]
     score = _score(difference, draws, None, groups)
     if score.low is None:
         return score
@@ -155,7 +156,7 @@ def score_metric(
 ) -> Score:
     """The value, interval and p-value of one bound metric (see helpers/metrics.py)."""
     p_value = permutation_p_value(metric, n_perm, seed, groups, alternative)
-    return _score(metric, _bootstrap([metric], n_boot, seed, groups)[0], p_value, groups)
+    return _score(metric, bootstrap([metric], n_boot, seed, groups)[0], p_value, groups)
 
 
 def permutation_p_value(
@@ -171,19 +172,7 @@ def permutation_p_value(
     direction in which the metric is better. With groups, whole groups of labels change places
     among groups of equal size, rows kept in order; None when no two groups are of equal size.
     """
-    if metric.undefined or metric.permuted is None:
-        return None
-    sign = -1.0 if (alternative or metric.better) == "less" else 1.0
-    observed, as_good, drawn = sign * metric.value(), 0, 0
-    if alternative == "two-sided":
-        observed = abs(observed)
-    for indices in permutations(metric.n, n_perm, seed, groups):
-        values = sign * metric.permuted(indices)
-        if alternative == "two-sided":
-            values = np.abs(values)
-        as_good += int((values >= observed - SAME * max(1.0, abs(observed))).sum())
-        drawn += len(values)
-    return (1 + as_good) / (1 + drawn) if drawn else None
+    return p_values([metric], n_perm, seed, groups, alternative)[0]
 
 
 def format_score(score: Score, digits: int = 3) -> str:
@@ -234,32 +223,12 @@ def _score_all(
     groups: Sequence[object] | np.ndarray | None,
 ) -> dict[str, Score]:
     """Score metrics of the same rows on the same resamples."""
-    draws = _bootstrap(metrics, n_boot, seed, groups)
+    draws = bootstrap(metrics, n_boot, seed, groups)
+    found = p_values(metrics, n_perm, seed, groups)
     return {
-        metric.name: _score(metric, d, permutation_p_value(metric, n_perm, seed, groups), groups)
-        for metric, d in zip(metrics, draws, strict=True)
+        metric.name: _score(metric, d, p, groups)
+        for metric, d, p in zip(metrics, draws, found, strict=True)
     }
-
-
-def _bootstrap(
-    metrics: list[Metric],
-    n_boot: int,
-    seed: int,
-    groups: Sequence[object] | np.ndarray | None,
-) -> np.ndarray:
-    """Each metric of each resample, [metrics, n_boot]; NaN where undefined."""
-    n = metrics[0].n
-    defined = [not metric.undefined for metric in metrics]
-    values = np.full((len(metrics), n_boot), np.nan)
-    if not any(defined):
-        return values
-    done = 0
-    for weights in resamples(n, n_boot, seed, groups):
-        for row, metric in zip(values, metrics, strict=True):
-            if not metric.undefined:
-                row[done : done + len(weights)] = metric.weighted(weights)
-        done += len(weights)
-    return values
 
 
 def _score(

@@ -3,8 +3,9 @@
 A `Metric` is bound to its data. `weighted` takes row weights [B, n] (how often each row was drawn)
 and gives the metric of each of the B resamples; `permuted` takes row indices [P, n] and gives the
 metric after the labels were dealt out again in each of the P ways. Data are sorted once, so both
-cost O(n) a resample. An entry that is undefined (a resample of one class) is NaN, for the caller
-to count; nothing here is shown to a person.
+cost O(n) a resample. Where whole groups of rows are drawn, a metric may say how it follows from
+group weights alone, which is less work. An entry that is undefined (a resample of one class) is
+NaN, for the caller to count; nothing here is shown to a person.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+Weighted = Callable[[np.ndarray], np.ndarray]
+"""Weights of rows [B, n], or of groups [B, G], to the metric of each resample [B]."""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -21,10 +25,18 @@ class Metric:
 
     name: str
     n: int
-    weighted: Callable[[np.ndarray], np.ndarray]  # row weights [B, n] -> [B]
+    weighted: Weighted  # row weights [B, n] -> [B]
     permuted: Callable[[np.ndarray], np.ndarray] | None  # row indices [P, n] -> [P]
     better: str  # "greater" or "less"
     undefined: str = ""  # why the metric has no value, in words
+    # each row's group [n] as 0 .. G-1 -> a function from group weights [B, G] to [B]
+    grouped: Callable[[np.ndarray], Weighted] | None = None
+
+    def of_groups(self, group_of_row: np.ndarray) -> Weighted:
+        """The metric of resamples of whole groups, from their weights: [B, G] to [B]."""
+        if self.grouped is not None:
+            return self.grouped(group_of_row)
+        return lambda counts: self.weighted(counts[:, group_of_row])
 
     def value(self) -> float:
         """The metric of the data as they are; raises ValueError where it is undefined."""
@@ -80,8 +92,11 @@ class SortedGroups:
 
     def sums(self, weights: np.ndarray) -> np.ndarray:
         """Row weights [B, n] summed within each group, groups in ascending order: [B, G]."""
-        in_order = weights[:, self.order]
-        if len(self.starts) == weights.shape[1]:
+        return self.ordered_sums(weights[:, self.order])
+
+    def ordered_sums(self, in_order: np.ndarray) -> np.ndarray:
+        """The same for weights [B, n] of rows that are in the order of their values."""
+        if len(self.starts) == in_order.shape[1]:
             return in_order
         return np.add.reduceat(in_order, self.starts, axis=1)
 

@@ -22,27 +22,72 @@ from helpers.metric_core import (
     same_length,
     too_few,
 )
+from helpers.metric_core import Weighted as Weighted
 from helpers.metric_core import binary as binary
 from helpers.metric_core import equal_width_bins as equal_width_bins
 from helpers.metric_core import finite as finite
 from helpers.metric_core import probability as probability
+from helpers.resampling import group_count
 from helpers.selective_metrics import COVERAGES, accuracy_at_coverage, aurc, e_aurc
 
 ECE_BINS = 10
+PAIRS_A_ROW = 200  # up to so many pairs of groups for each row, a table of pairs is the faster way
+TABLE_CELLS = 1_000_000  # a table is made in parts of at most this size (8 MB)
 
 
 def auroc(scores: np.ndarray, labels: np.ndarray, positive: str = "positive") -> Metric:
     """Area under the ROC curve: how often a positive row scores above a negative, ties one half."""
     scores, labels = finite("scores", scores), binary("labels", labels)
-    groups = SortedGroups(scores)
+    n, ties = same_length(scores, labels), SortedGroups(scores)
 
-    def area(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
-        in_group = groups.sums(negatives)
+    def area(weights: np.ndarray) -> np.ndarray:
+        positives, negatives = weights * labels, weights * (1 - labels)
+        in_group = ties.sums(negatives)
         below = np.cumsum(in_group, axis=1) - 0.5 * in_group
         pairs = positives.sum(axis=1) * negatives.sum(axis=1)
-        return ratio((groups.sums(positives) * below).sum(axis=1), pairs)
+        return ratio((ties.sums(positives) * below).sum(axis=1), pairs)
 
-    return classifier_metric("auroc", area, labels, "greater", one_class(labels, positive), scores)
+    def grouped(group_of_row: np.ndarray) -> Weighted:
+        n_groups = group_count(group_of_row)
+        if n_groups**2 > PAIRS_A_ROW * n:
+            return lambda counts: area(counts[:, group_of_row])
+        wins = _wins(ties, labels, group_of_row, n_groups)
+        ours = np.bincount(group_of_row, labels, n_groups)
+        theirs = np.bincount(group_of_row, 1 - labels, n_groups)
+        return lambda counts: ratio(
+            np.einsum("bg,bg->b", counts @ wins, counts), (counts @ ours) * (counts @ theirs)
+        )
+
+    def permuted(indices: np.ndarray) -> np.ndarray:
+        midranks = ties.to_rows(ties.centred_midranks(np.ones((1, n)))[1])[0]
+        pairs = labels.sum() * (1 - labels).sum()
+        return (labels[indices] @ midranks + 0.5 * pairs) / pairs
+
+    reason = too_few(n) or one_class(labels, positive)
+    return Metric("auroc", n, area, permuted, "greater", reason, grouped)
+
+
+def _wins(
+    ties: SortedGroups, labels: np.ndarray, group_of_row: np.ndarray, n_groups: int
+) -> np.ndarray:
+    """How often a positive row of one group scores above a negative of another, `[G, G]`.
+
+    The AUROC's numerator for group weights w is w · wins · w: half-integers, so nothing is rounded.
+    """
+    positives, negatives = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
+    positives = positives[np.argsort(group_of_row[positives], kind="stable")]
+    present, starts = np.unique(group_of_row[positives], return_index=True)
+    wins = np.zeros((n_groups, n_groups))
+    width = max(1, TABLE_CELLS // len(labels))
+    for first in range(0, n_groups, width):
+        column = group_of_row[negatives] - first
+        here = (column >= 0) & (column < width)
+        table = np.zeros((len(ties.starts), min(width, n_groups - first)))
+        np.add.at(table, (ties.group_of_row[negatives[here]], column[here]), 1.0)
+        below = np.cumsum(table, axis=0) - 0.5 * table
+        won = np.add.reduceat(below[ties.group_of_row[positives]], starts, axis=0)
+        wins[present, first : first + width] = won
+    return wins
 
 
 def mean_auroc(scores: np.ndarray, labels: np.ndarray, positive: str = "positive") -> Metric:
@@ -77,20 +122,40 @@ def mean_auroc(scores: np.ndarray, labels: np.ndarray, positive: str = "positive
 def average_precision(scores: np.ndarray, labels: np.ndarray, positive: str = "positive") -> Metric:
     """Average precision: Σ (recall step) × precision over thresholds; tied rows are one step."""
     scores, labels = finite("scores", scores), binary("labels", labels)
-    groups = SortedGroups(-scores)
+    n, ties = same_length(scores, labels), SortedGroups(-scores)
+    ordered_labels = labels[ties.order]
+    taken_once = np.cumsum(ties.sums(np.ones((1, n))), axis=1)
 
-    def area(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
-        hits = groups.sums(positives)
+    def area(in_order: np.ndarray) -> np.ndarray:
+        """Of the weights [B, n] of the rows in their order."""
+        hits = ties.ordered_sums(in_order * ordered_labels)
         found = np.cumsum(hits, axis=1)
-        taken = found + np.cumsum(groups.sums(negatives), axis=1)
+        taken = np.cumsum(ties.ordered_sums(in_order), axis=1)
         # Nothing was drawn of a threshold's rows: no step there, whatever its precision.
         precision = np.divide(found, taken, out=np.zeros_like(found), where=taken > 0)
         # A resample of positives alone would score a perfect 1 for want of negatives.
-        both = np.where(negatives.sum(axis=1) > 0, positives.sum(axis=1), 0.0)
+        both = np.where(taken[:, -1] > found[:, -1], found[:, -1], 0.0)
         return ratio((hits * precision).sum(axis=1), both)
 
-    reason = one_class(labels, positive)
-    return classifier_metric("average_precision", area, labels, "greater", reason, scores)
+    def grouped(group_of_row: np.ndarray) -> Weighted:
+        drawn = group_of_row[ties.order]
+        return lambda counts: area(counts[:, drawn])
+
+    def permuted(indices: np.ndarray) -> np.ndarray:
+        hits = ties.sums(labels[indices])
+        found = np.cumsum(hits, axis=1)
+        return (hits * (found / taken_once)).sum(axis=1) / found[:, -1]
+
+    reason = too_few(n) or one_class(labels, positive)
+    return Metric(
+        "average_precision",
+        n,
+        lambda weights: area(weights[:, ties.order]),
+        permuted,
+        "greater",
+        reason,
+        grouped,
+    )
 
 
 def brier(probabilities: np.ndarray, labels: np.ndarray, positive: str = "positive") -> Metric:
@@ -101,7 +166,15 @@ def brier(probabilities: np.ndarray, labels: np.ndarray, positive: str = "positi
         total = positives @ (1 - p) ** 2 + negatives @ p**2
         return ratio(total, positives.sum(axis=1) + negatives.sum(axis=1))
 
-    return classifier_metric("brier", loss, labels, "less", "", p)
+    def grouped(group_of_row: np.ndarray) -> Weighted:
+        losses, sizes = np.bincount(group_of_row, (labels - p) ** 2), np.bincount(group_of_row)
+        return lambda counts: ratio(counts @ losses, counts @ sizes)
+
+    def permuted(indices: np.ndarray) -> np.ndarray:
+        return ((p**2).sum() + labels[indices] @ (1 - 2 * p)) / len(p)
+
+    metric = classifier_metric("brier", loss, labels, "less", "", p)
+    return replace(metric, permuted=permuted, grouped=grouped)
 
 
 def ece(probabilities: np.ndarray, labels: np.ndarray, positive: str = "positive") -> Metric:
@@ -119,8 +192,14 @@ def ece(probabilities: np.ndarray, labels: np.ndarray, positive: str = "positive
         gaps = np.abs(positives @ gap_if_positive + negatives @ gap_if_negative).sum(axis=1)
         return ratio(gaps, positives.sum(axis=1) + negatives.sum(axis=1))
 
+    def grouped(group_of_row: np.ndarray) -> Weighted:
+        n_groups = group_count(group_of_row)
+        gaps, sizes = np.zeros((n_groups, ECE_BINS)), np.bincount(group_of_row)
+        np.add.at(gaps, (group_of_row, equal_width_bins(p, ECE_BINS)), labels - p)
+        return lambda counts: ratio(np.abs(counts @ gaps).sum(axis=1), counts @ sizes)
+
     metric = classifier_metric("ece", loss, labels, "less", "", p)
-    return replace(metric, permuted=None)
+    return replace(metric, permuted=None, grouped=grouped)
 
 
 def rmse(predicted: np.ndarray, true: np.ndarray) -> Metric:

@@ -118,7 +118,7 @@ def _sample_keys(
 ) -> dict[tuple[int, int], str]:
     """Where each answer is stored, by the question's row and the sample's number."""
     return {
-        (i, s): _sample_key(config, question, prompt, s)
+        (i, s): sample_key(config, question, prompt, s)
         for i, (question, prompt) in enumerate(zip(questions, prompts, strict=True))
         for s in range(GREEDY, config.k)
     }
@@ -160,7 +160,10 @@ def _generate_missing(
     return fresh
 
 
-def _sample_key(config: RunConfig, question: Question, prompt: str, sample_id: int) -> str:
+def sample_key(
+    config: RunConfig, question: Question, prompt: str, sample_id: int, **apart: str
+) -> str:
+    """Where an answer is stored; `apart` keeps those of another origin in places of their own."""
     identity = identify(config.model)
     drawn = {} if sample_id == GREEDY else {
         "temperature": config.temperature, "top_p": config.top_p, "seed": config.seed,
@@ -178,6 +181,7 @@ def _sample_key(config: RunConfig, question: Question, prompt: str, sample_id: i
         question_id=question.id,
         sample_id=sample_id,
         **drawn,
+        **apart,
     )
 
 

@@ -23,9 +23,9 @@ from helpers.projection import (
     Workload,
     project,
 )
-from helpers.run import STAGES
 from helpers.run_folder import read_manifest
 from helpers.run_list import stored_runs
+from helpers.stages import STAGES
 
 SAMPLING_SETTINGS = (
     "model", "questions", "prompt_template", "chat", "thinking", "stop", "max_new_tokens", "dtype",

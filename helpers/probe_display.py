@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,17 +51,33 @@ def display_map(
     except UndefinedTarget as reason:
         return DisplayMap(name, positions, layers, None, n, str(reason))
     score = np.empty((len(positions), len(layers)))
-    for row, position in enumerate(positions):
-        for column, layer in enumerate(layers):
+    for row, column, raw in refits(hidden, values, chosen, train=train, rows=test):
+        score[row, column] = column_scores(
+            raw[:, None], values[test], float(values[train].mean()), chosen.kind
+        )[0]
+    return DisplayMap(name, positions, layers, score, n)
+
+
+def refits(
+    hidden: Mapping[str, np.ndarray],
+    target: np.ndarray,
+    chosen: Sweep,
+    *,
+    train: np.ndarray,
+    rows: np.ndarray,
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """A sweep's probe refitted on train at every place, with the regularisation best there.
+
+    Yields the numbers of the position and the layer, and the raw outputs for the rows of a
+    boolean mask [n]. Arguments as for `display_map`.
+    """
+    for row, position in enumerate(chosen.positions):
+        for column, layer in enumerate(chosen.layers):
             strength = _best_regularisation(chosen, row, column)
             states = hidden[position][:, layer]
             basis = decompose(states[train])
-            solved = SOLVERS[chosen.kind](basis, values[train], [strength])
-            raw = raw_outputs(basis, solved, states[test])
-            score[row, column] = column_scores(
-                raw, values[test], float(values[train].mean()), chosen.kind
-            )[0]
-    return DisplayMap(name, positions, layers, score, n)
+            solved = SOLVERS[chosen.kind](basis, target[train], [strength])
+            yield row, column, raw_outputs(basis, solved, states[rows])[:, 0]
 
 
 def _best_regularisation(chosen: Sweep, row: int, column: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -30,6 +30,7 @@ from helpers.store import Store, array_hash, content_key
 from helpers.stored_states import HiddenStates
 
 # The targets belong to this module's face; they live in a file of their own for its length.
+from helpers.targets import Splits
 from helpers.targets import Targets as Targets
 from helpers.targets import make_targets as make_targets
 
@@ -124,11 +125,13 @@ def sweep_target(
     target: np.ndarray,
     kind: LinearKind,
     words: str,
-    targets: Targets,
+    targets: Splits,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Sweep:
     """Choose layer, position and regularisation for a target [n], NaN where it is unknown.
 
     `words` names the target; for `HIGH` and `WRONG` what the targets say of it is checked first.
+    `progress` as for `helpers.probes.sweep`.
     Raises UndefinedTarget, saying why, where the target is undefined.
     """
     if words == HIGH and targets.threshold is None:
@@ -149,6 +152,7 @@ def sweep_target(
         train=targets.rows("train", target),
         validation=targets.rows("validation", target),
         target_name=words,
+        progress=progress,
     )
 
 
@@ -236,7 +240,7 @@ def fit_chosen(
     chosen: Sweep,
     name: str,
     words: str,
-    targets: Targets,
+    targets: Splits,
 ) -> LinearProbe:
     """The probe at a sweep's best entry, fitted on the training rows whose target is known.
 
@@ -258,7 +262,7 @@ def fit_chosen(
 
 
 def calibrated(
-    probe: LinearProbe, hidden: Mapping[str, np.ndarray], target: np.ndarray, targets: Targets
+    probe: LinearProbe, hidden: Mapping[str, np.ndarray], target: np.ndarray, targets: Splits
 ) -> LinearProbe:
     """The same ranking, with log-odds stretched and shifted to fit the validation rows.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import time
 
-from helpers.run import STAGES
 from helpers.worker_state import Bar, Watched
 
 STAGE_WORDS = {
@@ -13,9 +12,11 @@ STAGE_WORDS = {
     "meanings": "Group answers by meaning",
     "uncertainty": "Measure uncertainty",
     "hidden": "Read hidden states",
+    "tables": "Label and split the runs",
     "probes": "Train probes",
     "evaluation": "Evaluate on test questions",
     "analyses": "Further analyses",
+    "analysis": "Write the table of single runs",
 }
 STAGE_OF_BAR = {
     "Sampling answers": "samples",
@@ -32,6 +33,9 @@ STAGE_OF_BAR = {
     "Auditing meanings": "analyses",
     "Comparing with other packages": "analyses",
     "Comparing protocols": "analyses",
+    "UMAP: loading and compiling it": "analysis",
+    "UMAP: hidden states in two dimensions": "analysis",
+    "Writing the analysis table": "analysis",
 }
 """Title of a bar, up to its first comma, to the stage that it is a part of."""
 SILENT_AFTER = 10.0
@@ -47,7 +51,7 @@ _COLOURS = {
 
 def progress_view(watched: Watched) -> str:
     """The stages of a run with a bar each, and the state of the work in a sentence, as HTML."""
-    rows = "".join(_row(watched, stage, _role(watched, stage)) for stage in STAGES)
+    rows = "".join(_row(watched, stage, _role(watched, stage)) for stage in watched.stages)
     return (
         f'<div style="max-width:700px;font-variant-numeric:tabular-nums">{_sentence(watched)}'
         f'<ol style="list-style:none;margin:0.6rem 0 0;padding:0">{rows}</ol></div>'
@@ -80,7 +84,7 @@ def _current(watched: Watched) -> str | None:
     """The stage at which the work is, or was when it ended; None when all are done."""
     if watched.state in ("idle", "finished"):
         return None
-    unfinished = next((s for s in STAGES if s not in watched.stages_done), None)
+    unfinished = next((s for s in watched.stages if s not in watched.stages_done), None)
     if not watched.bars:
         return unfinished
     stage = stage_of(watched.bars[-1], unfinished)

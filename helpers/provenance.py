@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from helpers.config import PRESETS, RunConfig, make_config
+from helpers.config import PRESETS, make_config, stored_config
 from helpers.errors import UserError
 from helpers.open_run import AnyRun
 from helpers.report_tables import html_table
-from helpers.run import STAGES
 from helpers.run_list import when
+from helpers.stages import stages_of
 
 COUNTS = {
     "questions": "questions",
@@ -35,9 +35,11 @@ STAGE_WORDS = {
     "meanings": "grouping by meaning",
     "uncertainty": "measuring uncertainty",
     "hidden": "reading hidden states",
+    "tables": "assembling the probe tables",
     "probes": "training probes",
     "evaluation": "evaluating",
     "analyses": "analyses",
+    "analysis": "writing the analysis table",
 }
 SHORT = 8
 """Digits of a hash that are shown; all of it stands in its title."""
@@ -60,7 +62,7 @@ def provenance_card(run: AnyRun) -> str:
             _folded("Settings as in the preset", html_table(("", ""), list(usual.items()))),
             _hashes(manifest.get("hashes", {})),
             _part("Counts", html_table(("", ""), _counts(manifest))),
-            _part("Time", _times(manifest.get("work", {}))),
+            _part("Time", _times(manifest)),
             _folded("Versions", html_table(("", ""), list(manifest.get("versions", {}).items()))),
             _part("The same again", _command(manifest)),
         )
@@ -137,13 +139,14 @@ def _counts(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows or [("nothing counted yet", "")]
 
 
-def _times(work: Mapping[str, Mapping[str, float]]) -> str:
+def _times(manifest: Mapping[str, Any]) -> str:
+    work, stages = manifest.get("work", {}), stages_of(manifest)
     rows = [
         (STAGE_WORDS[stage], f"{work[stage]['seconds']:,.1f} s")
-        for stage in STAGES
+        for stage in stages
         if "seconds" in work.get(stage, {})
     ]
-    total = sum(work[stage].get("seconds", 0.0) for stage in STAGES if stage in work)
+    total = sum(work[stage].get("seconds", 0.0) for stage in stages if stage in work)
     note = "Added up over interruptions; what was stored before the run began took it no time."
     return html_table(("stage", "time"), [*rows, ("in total", f"{total:,.1f} s")], note)
 
@@ -163,7 +166,7 @@ def _command(manifest: Mapping[str, Any]) -> str:
 def _name(settings: Mapping[str, Any]) -> str | None:
     """The run's name in this version; None where it does not know the settings."""
     try:
-        return RunConfig(**settings).run_name()
+        return stored_config(settings).run_name()
     except ValidationError:
         return None
 

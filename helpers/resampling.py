@@ -9,6 +9,7 @@ import numpy as np
 
 REMEMBERED_CELLS = 2_000_000  # draws up to this size (12 MB) are kept for the next metric
 MATRIX_CELLS = 8_000  # draws come in matrices of at most this size (64 KB), which a core keeps near
+GROUP_MATRIX_CELLS = 32_000  # as large where groups are drawn: their metrics make fewer passes
 
 
 def resamples(
@@ -19,17 +20,27 @@ def resamples(
     With groups, whole groups are drawn and their rows share a weight. The same arguments give the
     same resamples, which is what makes differences paired.
     """
-    group_of_row = _group_index(groups, n)
-    units = n if group_of_row is None else int(group_of_row.max(initial=-1)) + 1
-    for counts in _drawn(_draw_counts, n, n_boot, seed, units):
-        weights = counts.astype(np.float64)
-        yield weights if group_of_row is None else weights[:, group_of_row]
+    group_of_row = group_index(groups, n)
+    if group_of_row is None:
+        yield from unit_resamples(n, n, n_boot, seed)
+        return
+    for counts in unit_resamples(n, group_count(group_of_row), n_boot, seed):
+        yield counts[:, group_of_row]
 
 
-def _draw_counts(n: int, n_boot: int, seed: int, units: int) -> Iterator[np.ndarray]:
-    """How often each of the units is drawn, in matrices [b, units] of whole numbers."""
+def unit_resamples(n: int, units: int, n_boot: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each of the units (rows, or the groups that n rows fall in) is drawn, [b, units].
+
+    The same draws as those of `resamples`, for what can be computed from groups alone.
+    """
+    at_once = _at_once(n, MATRIX_CELLS if units == n else GROUP_MATRIX_CELLS)
+    for counts in _drawn(_draw_counts, units, at_once, n_boot, seed):
+        yield counts.astype(np.float64)
+
+
+def _draw_counts(units: int, at_once: int, n_boot: int, seed: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(seed)
-    for count in _chunks(n_boot, n):
+    for count in _chunks(n_boot, at_once):
         drawn = rng.integers(0, units, (count, units)) + units * np.arange(count)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=count * units).reshape(count, units)
         yield counts.astype(np.uint16)
@@ -40,57 +51,75 @@ def permutations(
 ) -> Iterator[np.ndarray]:
     """Row indices in matrices [p, n] whose p add up to n_perm: each row's label comes from there.
 
-    With groups, yields nothing when no two groups hold equally many rows.
+    With groups, whole groups of labels change places among groups of equal size, rows kept in
+    order; yields nothing when no two groups hold equally many rows.
     """
-    group_of_row = _group_index(groups, n)
-    key = None if group_of_row is None else group_of_row.astype(np.int32).tobytes()
-    yield from _drawn(_draw_permutations, n, n_perm, seed, key)
-
-
-def _draw_permutations(n: int, n_perm: int, seed: int, key: bytes | None) -> Iterator[np.ndarray]:
-    """Row indices in matrices [p, n]; the key holds each row's group, if there are groups."""
-    rng = np.random.default_rng(seed)
-    if key is None:
-        blocks = [np.arange(n)[:, None]]
-    else:
-        group_of_row = np.frombuffer(key, dtype=np.int32)
-        rows, sizes = np.argsort(group_of_row, kind="stable"), np.bincount(group_of_row)
-        members = np.split(rows, np.cumsum(sizes)[:-1])
-        blocks = [
-            np.array([rows for rows in members if len(rows) == size]) for size in np.unique(sizes)
-        ]
-    blocks = [block for block in blocks if len(block) > 1]  # [groups of one size, that size]
-    if not blocks:
+    group_of_row = group_index(groups, n)
+    if group_of_row is None:
+        if n > 1:
+            yield from _drawn(_draw_permutations, n, _at_once(n, MATRIX_CELLS), n_perm, seed)
         return
-    for count in _chunks(n_perm, n):
-        indices = np.tile(np.arange(n), (count, 1))
-        for block in blocks:
-            order = rng.permuted(np.tile(np.arange(len(block)), (count, 1)), axis=1)
-            indices[:, block.ravel()] = block[order].reshape(count, -1)
-        yield indices.astype(np.int32)
+    sizes = np.bincount(group_of_row)
+    if len(np.unique(sizes)) == len(sizes):
+        return
+    rows = np.argsort(group_of_row, kind="stable").astype(np.int32)
+    starts = (np.cumsum(sizes) - sizes).astype(np.int32)
+    within = np.empty(n, dtype=np.int32)  # the how-manieth of its group a row is
+    within[rows] = np.arange(n) - np.repeat(starts, sizes)
+    key = sizes.astype(np.int32).tobytes()
+    at_once = _at_once(n, GROUP_MATRIX_CELLS)
+    for sources in _drawn(_draw_group_permutations, len(sizes), at_once, n_perm, seed, key):
+        yield rows[starts[sources][:, group_of_row] + within]
+
+
+def _draw_permutations(units: int, at_once: int, n_perm: int, seed: int) -> Iterator[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    for count in _chunks(n_perm, at_once):
+        order = rng.permuted(np.tile(np.arange(units), (count, 1)), axis=1)
+        yield order.astype(np.int32)
+
+
+def _draw_group_permutations(
+    units: int, at_once: int, n_perm: int, seed: int, key: bytes
+) -> Iterator[np.ndarray]:
+    """Which group's labels each group gets, [p, units]; the key holds the groups' sizes."""
+    rng = np.random.default_rng(seed)
+    sizes = np.frombuffer(key, dtype=np.int32)
+    alike = [np.flatnonzero(sizes == size) for size in np.unique(sizes)]
+    for count in _chunks(n_perm, at_once):
+        sources = np.tile(np.arange(units, dtype=np.int32), (count, 1))
+        for block in alike:
+            sources[:, block] = rng.permuted(sources[:, block], axis=1)
+        yield sources
 
 
 def _drawn(
-    draw: Callable[..., Iterator[np.ndarray]], n: int, draws: int, seed: int, of: int | bytes | None
+    draw: Callable[..., Iterator[np.ndarray]],
+    units: int,
+    at_once: int,
+    draws: int,
+    seed: int,
+    *more: bytes,
 ) -> Iterable[np.ndarray]:
     """What `draw` draws; small draws are remembered, as every metric of a table asks for them."""
-    if n * draws > REMEMBERED_CELLS:
-        return draw(n, draws, seed, of)
-    return _remembered(draw, n, draws, seed, of)
+    if units * draws > REMEMBERED_CELLS:
+        return draw(units, at_once, draws, seed, *more)
+    return _remembered(draw, units, at_once, draws, seed, *more)
 
 
 @lru_cache(maxsize=4)
-def _remembered(
-    draw: Callable[..., Iterator[np.ndarray]], n: int, draws: int, seed: int, of: int | bytes | None
-) -> tuple[np.ndarray, ...]:
-    matrices = tuple(draw(n, draws, seed, of))
+def _remembered(draw: Callable[..., Iterator[np.ndarray]], *of: int | bytes) -> tuple:
+    matrices = tuple(draw(*of))
     for matrix in matrices:
         matrix.setflags(write=False)
     return matrices
 
 
-def _group_index(groups: Sequence[object] | np.ndarray | None, n: int) -> np.ndarray | None:
-    """Each row's group as 0 .. G-1, or None without groups."""
+def group_index(groups: Sequence[object] | np.ndarray | None, n: int) -> np.ndarray | None:
+    """Each row's group `[n]` as 0 .. G-1, or None without groups.
+
+    Raises ValueError when there is not one group a row.
+    """
     if groups is None:
         return None
     if len(groups) != n:
@@ -98,8 +127,17 @@ def _group_index(groups: Sequence[object] | np.ndarray | None, n: int) -> np.nda
     return np.unique(np.asarray(groups), return_inverse=True)[1]
 
 
-def _chunks(total: int, n: int) -> Iterator[int]:
-    """Parts of `total` such that a part × n matrix stays within MATRIX_CELLS."""
-    size = max(1, MATRIX_CELLS // max(n, 1))
-    for start in range(0, total, size):
-        yield min(size, total - start)
+def group_count(group_of_row: np.ndarray) -> int:
+    """How many groups there are."""
+    return int(group_of_row.max(initial=-1)) + 1
+
+
+def _at_once(n: int, cells: int) -> int:
+    """How many draws of n rows a matrix of at most so many cells holds."""
+    return max(1, cells // max(n, 1))
+
+
+def _chunks(total: int, at_once: int) -> Iterator[int]:
+    """Parts of `total`, each of at most so many draws."""
+    for start in range(0, total, at_once):
+        yield min(at_once, total - start)

@@ -12,6 +12,7 @@ from helpers.errors import UserError
 from helpers.hub_tables import load_table
 
 _GSM8K = "openai/gsm8k"
+_MATH500 = "HuggingFaceH4/MATH-500"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def read_rows(path: Path, layouts: str) -> Iterator[Row]:
 
 def is_path(source: str) -> bool:
     """Whether a source names a file: by its ending, its look, or because it is there."""
-    if source in ("gsm8k", _GSM8K):
+    if source.partition("@")[0] in ("gsm8k", _GSM8K, "math-500", _MATH500):
         return False
     looks_like_one = source.endswith((".jsonl", ".json")) or source.startswith((".", "/", "~"))
     return looks_like_one or source.count("/") > 1 or "\\" in source or Path(source).exists()
@@ -68,6 +69,8 @@ def hub_rows(source: str) -> Iterator[Row]:
     name, _, config = name.partition(":")
     if name in ("gsm8k", _GSM8K):
         name, config = _GSM8K, config or "main"
+    if name in ("math-500", _MATH500):
+        name, split = _MATH500, split or "test"  # the only split that it has
     table = load_table(name, config or None, split or "train")
     for number, fields in enumerate(table, start=1):
         yield Row(f"{source}: row {number}", number, dict(fields))

@@ -38,11 +38,10 @@ from helpers.run_folder import (
     write_samples,
     write_scores,
 )
+from helpers.stages import STAGES as STAGES
 from helpers.store import Store, content_key, remove_leftovers, write_json
 from helpers.stored_run import read_run
 from helpers.stored_states import HiddenStates, read_hidden_states
-
-STAGES = ("samples", "meanings", "uncertainty", "hidden", "probes", "evaluation", "analyses")
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,7 @@ class Recorder:
         earlier = read_manifest(self.folder) or {}
         self.work: dict[str, dict[str, float]] = earlier.get("work", {})
         self.manifest: dict[str, Any] = {
+            **({"study": config.study} if config.study else {}),
             "run": config.run_name(),
             "config": config.results_fields(),
             "hashes": self.hashes,
@@ -106,7 +106,8 @@ class Recorder:
         }
         if earlier.get("hashes") == self.hashes:
             # The folder's name holds the config's hash, so these are results of this very run.
-            self.manifest |= {key: earlier[key] for key in ("counts", "stages_done")}
+            kept = ("counts", "stages_done", "backend")
+            self.manifest |= {key: earlier[key] for key in kept if key in earlier}
         self._since = time.monotonic()
 
     def begin(self) -> None:
@@ -164,12 +165,12 @@ def is_finished(config: RunConfig) -> bool:
         return False
     store = Store(config.cache_dir)
     try:
-        return store.get(_finished_key(config)) is not None
+        return store.get(finished_key(config)) is not None
     finally:
         store.close()
 
 
-def _finished_key(config: RunConfig) -> str:
+def finished_key(config: RunConfig) -> str:
     """Under this the store keeps that a run was completed with its results in this same store."""
     identity = identify(config.model)
     return content_key(
@@ -302,7 +303,7 @@ def analyses_stage(job: Job, finished: Run) -> dict[str, Analysis]:
             skipped[name] = str(reason)
     computed = sum(not analysis.reused for analysis in found.values())
     job.recorder.done("analyses", {"analyses_skipped": skipped}, {"computed": computed})
-    job.store.put(_finished_key(job.config), {"stages": list(STAGES)})
+    job.store.put(finished_key(job.config), {"stages": list(STAGES)})
     return found
 
 

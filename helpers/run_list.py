@@ -10,8 +10,8 @@ from typing import Any
 
 from helpers.errors import UserError
 from helpers.report_tables import html_table
-from helpers.run import STAGES
 from helpers.run_folder import read_manifest
+from helpers.stages import stages_of, study_of
 
 BEGUN = ("questions.parquet", "samples.parquet", "hidden", "probes")
 """What a run folder has, as a rule, before and beside its manifest."""
@@ -34,13 +34,15 @@ class RunEntry:
     k: int = 0
     temperature: float = 0.0
     stages_done: tuple[str, ...] = ()
+    study: str = ""
+    """As `helpers.stages` names it; "" is the main one."""
     damaged: str = ""
     """Why it cannot be opened, with the remedy; "" where it can."""
 
     @property
     def finished(self) -> bool:
         """Whether every stage is done."""
-        return not self.damaged and set(STAGES) <= set(self.stages_done)
+        return not self.damaged and set(stages_of({"study": self.study})) <= set(self.stages_done)
 
     @property
     def ready(self) -> bool:
@@ -48,13 +50,14 @@ class RunEntry:
         return not self.damaged and "meanings" in self.stages_done
 
 
-def stored_runs(out: Path) -> list[RunEntry]:
-    """Every run folder under a folder, the newest first; other folders are passed over.
+def stored_runs(out: Path, study: str = "") -> list[RunEntry]:
+    """Every run folder of a study under a folder, the newest first; others are passed over.
 
     A run that is damaged, half-written or of another version is listed with the reason. Empty
     where there is no such folder.
     """
-    return sorted(_entries(Path(out).expanduser()), key=lambda run: (-run.written, run.name))
+    found = [run for run in _entries(Path(out).expanduser()) if run.damaged or run.study == study]
+    return sorted(found, key=lambda run: (-run.written, run.name))
 
 
 def _entries(out: Path) -> Iterator[RunEntry]:
@@ -102,6 +105,7 @@ def _from_manifest(folder: Path, manifest: dict[str, Any]) -> RunEntry:
             k=int(config["k"]),
             temperature=float(config["temperature"]),
             stages_done=tuple(str(stage) for stage in manifest["stages_done"]),
+            study=study_of(manifest),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"manifest.json is not as this version writes it ({error}); run the command again"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from helpers.config import RunConfig
+from helpers.config import RunConfig, stored_config
 from helpers.datasets import Question
 from helpers.errors import UserError
 from helpers.grading import Grade
@@ -20,6 +20,7 @@ from helpers.pipeline import SampledAnswers
 from helpers.probe_training import Targets, make_targets
 from helpers.run_folder import JUDGEMENTS, LABELS, read_manifest
 from helpers.sampling import GREEDY, Sample
+from helpers.stages import study_of
 from helpers.store import DamagedEntry, map_array, read_arrays
 from helpers.uncertainty import ESTIMATORS
 
@@ -53,7 +54,7 @@ class StoredRun:
     def config(self) -> RunConfig:
         """The config of the run; where it was executed is not part of it."""
         try:
-            return RunConfig(**self.manifest["config"])
+            return stored_config(self.manifest["config"])
         except (ValidationError, KeyError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(
@@ -102,6 +103,11 @@ def read_run(folder: Path) -> StoredRun:
     manifest = read_manifest(folder)
     if manifest is None:
         raise UserError(f"{folder} is no run folder (it has no manifest.json); name one of outputs")
+    if study_of(manifest):
+        raise UserError(
+            f"{folder} is a run of the study “{study_of(manifest)}”; open it there: "
+            f"studies/{study_of(manifest)}.py, or the dashboard probe_analysis.py"
+        )
     if "meanings" not in manifest.get("stages_done", ()):
         raise UserError(f"{folder} is a run that has not come to its meanings: finish it first")
     questions = _read_questions(folder)

@@ -9,18 +9,20 @@ disk when a probe asks for it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from helpers.config import RunConfig
 from helpers.hidden_states import TokenSequence, capture
+from helpers.joined_pieces import join_pieces
 from helpers.models import identify, load_language_model
 from helpers.pipeline import SampledAnswers, encode_prompts, prompt_texts
 from helpers.progress import Progress
-from helpers.store import Store, content_key, map_array, read_metadata, write_blocks
+from helpers.store import Store, content_key, map_array
 
 CAPTURE_VERSION = 2
 PIECE = 64
@@ -68,12 +70,10 @@ def read_hidden_states(
     with progress("Joining hidden states", len(pieces.keys), "positions") as stage:
         for position, keys in pieces.keys.items():
             path = folder / f"{position}.safetensors"
-            content = content_key(stage="joined", version=1, keys=keys)
-            if not _is_joined(path, content):
-                blocks = _blocks(config, answers, prompts, pieces, position, store)
-                header = {"rows": json.dumps([q.id for q in answers.questions])}
-                header |= {"layers": LAYERS, "position": position, "content": content}
-                write_blocks(path, blocks, len(prompts), header)
+            header = {"rows": json.dumps([q.id for q in answers.questions])}
+            header |= {"layers": LAYERS, "position": position}
+            again = partial(_capture_piece, config, answers, prompts, pieces, [position], store)
+            join_pieces(path, keys, len(prompts), header, store, again)
             hidden[position] = map_array(path, "hidden")
             stand_ins[position] = np.array(map_array(path, "stand_in"))
             embedding = np.array(map_array(path, EMBEDDING))
@@ -95,11 +95,6 @@ def open_hidden_states(folder: Path, positions: Sequence[str]) -> HiddenStates:
         embedding,
         {position: np.array(map_array(path, "stand_in")) for position, path in paths.items()},
     )
-
-
-def _is_joined(path: Path, content: str) -> bool:
-    """Whether a file holds these very states; only a file that was written whole has a name."""
-    return read_metadata(path).get("content") == content
 
 
 def _pieces(config: RunConfig, answers: SampledAnswers, prompts: Sequence[str]) -> _Pieces:
@@ -144,7 +139,7 @@ def _capture_missing(
     total = sum(len(pieces.rows[at]) for at, _ in missing)
     with progress("Reading hidden states", total, "questions") as stage:
         for at, positions in missing:
-            _capture_piece(config, answers, prompts, pieces, at, positions, store, stage.advance)
+            _capture_piece(config, answers, prompts, pieces, positions, store, at, stage.advance)
 
 
 def _capture_piece(
@@ -152,10 +147,10 @@ def _capture_piece(
     answers: SampledAnswers,
     prompts: Sequence[str],
     pieces: _Pieces,
-    at: int,
     positions: Sequence[str],
     store: Store,
-    advance: Callable[[int], None] | None = None,
+    at: int,
+    advance: Callable[[int, int], None] | None = None,
 ) -> None:
     lm = load_language_model(config.model, device=config.device, dtype=config.dtype)
     rows = pieces.rows[at]
@@ -169,20 +164,3 @@ def _capture_piece(
         arrays = {"hidden": read.hidden[position], "stand_in": read.stand_ins[position]}
         arrays[EMBEDDING] = read.token_embedding
         store.put_arrays(pieces.keys[position][at], arrays)
-
-
-def _blocks(
-    config: RunConfig,
-    answers: SampledAnswers,
-    prompts: Sequence[str],
-    pieces: _Pieces,
-    position: str,
-    store: Store,
-) -> Iterator[dict[str, np.ndarray]]:
-    """The pieces of one position in order; one that turns out damaged is captured again."""
-    for at, key in enumerate(pieces.keys[position]):
-        arrays = store.get_arrays(key)
-        if arrays is None:
-            _capture_piece(config, answers, prompts, pieces, at, [position], store)
-            arrays = store.get_arrays(key) or {}
-        yield arrays

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -11,6 +12,17 @@ from helpers.evaluation import best_split_threshold
 from helpers.grading import Grade
 from helpers.meanings import Meanings
 from helpers.pipeline import SampledAnswers
+
+
+class Splits(Protocol):
+    """What fitting a probe needs to know of a table of rows: which are of which split."""
+
+    @property
+    def threshold(self) -> float | None:
+        """γ, nats; None where there is none."""
+
+    def rows(self, split: str, target: np.ndarray | None = None) -> np.ndarray:
+        """Mask of a split's rows, of those only for which `target` is known."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +14,8 @@ from helpers.open_run import AnyRun
 
 Decode = Callable[[Sequence[int]], list[str]]
 """Token ids to the text of each; the texts together are the text of all."""
+BLOCK, CONTEXT = 32, 4
+"""Tokens whose texts are found together, and those before them that are read too."""
 
 
 def decoder(run: AnyRun) -> Decode:
@@ -56,12 +58,39 @@ def _stored_identity(name: str) -> ModelIdentity:
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """The text of each token, `[len(ids)]`; together they are the text of all.
 
-    A character made of several tokens belongs to the last of them, and the others are "". Takes a
-    number of decodings that grows with the tokens, and so a time that grows with their square.
+    A character made of several tokens belongs to the last of them, and the others are "".
     """
-    if not ids:
-        return []
     tokens = list(ids)
+    if not tokens:
+        return []
+    whole = tokenizer.decode(tokens, skip_special_tokens=False)
+    alone = _each_alone(tokenizer, tokens)
+    if "".join(alone) == whole and "\ufffd" not in whole:
+        return alone  # as in most byte-level vocabularies, where no token has to do with another
+    blocks = [text for block in _blocks(tokenizer, tokens) for text in block]
+    return blocks if "".join(blocks) == whole else _by_prefixes(tokenizer, tokens)
+
+
+def _each_alone(tokenizer: Any, tokens: list[int]) -> list[str]:
+    unique = sorted(set(tokens))
+    decode = partial(tokenizer.decode, skip_special_tokens=False)
+    texts = {token: decode([token]) for token in unique}
+    return [texts[token] for token in tokens]
+
+
+def _blocks(tokenizer: Any, tokens: list[int]) -> Iterator[list[str]]:
+    """The texts of some tokens at a time, each block read after the last tokens before it."""
+    start = 0
+    while start < len(tokens):
+        first, end = max(0, start - CONTEXT), min(start + BLOCK, len(tokens))
+        while end < len(tokens) and tokenizer.decode(tokens[first:end]).endswith("\ufffd"):
+            end += 1  # a character is not cut in two
+        yield _by_prefixes(tokenizer, tokens[first:end])[start - first :]
+        start = end
+
+
+def _by_prefixes(tokenizer: Any, tokens: list[int]) -> list[str]:
+    """By how the text grows with each token; takes time that grows with their square."""
     whole = tokenizer.decode(tokens, skip_special_tokens=False)
     ends = [0]
     for count in range(1, len(tokens)):

@@ -87,11 +87,11 @@ def _work(task: dict[str, Any], folder: Path) -> int:
 
 def _run(values: dict[str, Any], reporter: Reporter) -> None:
     from helpers.cli import show_warning
-    from helpers.config import RunConfig
-    from helpers.run import run
+    from helpers.config import stored_config
+    from helpers.studies import run_study
 
     warnings.showwarning = show_warning
-    run(RunConfig(**values), progress_through(reporter.show))
+    run_study(stored_config(values), progress_through(reporter.show))
 
 
 def _listen(deaf: bool = False) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from helpers.errors import UserError
+from helpers.stages import STAGES
 
 LOCK, PROGRESS, STOP, LOGS = "lock", "progress.json", "stop.json", "log-*.txt"
 
@@ -77,11 +78,13 @@ class Watched:
     bars: tuple[Bar, ...]
     """Countable work of this worker, in the order in which it began."""
     stages_done: tuple[str, ...]
-    """Names of `STAGES` that the run folder holds."""
+    """Those of `stages` that the run folder holds."""
     stage_seconds: dict[str, float]
     """Stage to the time that it took, interrupted runs included."""
     said: str
     """The last line that a worker at work printed, such as how far a download is."""
+    stages: tuple[str, ...] = STAGES
+    """Those of the study that the run belongs to."""
 
     @property
     def at_work(self) -> bool:

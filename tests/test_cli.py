@@ -66,7 +66,7 @@ def test_stages_one_by_one_give_what_one_command_gives(
         assert status == 0, err
         assert str(folder) in out
         manifest = json.loads((folder / "manifest.json").read_text())
-        done = STAGES.index(STAGE_COMMANDS[command][0]) + 1
+        done = STAGES.index(STAGE_COMMANDS[command].stage) + 1
         assert manifest["stages_done"] == list(STAGES[:done])
         assert (folder / "metrics.json").exists() == (command in ("eval", "run"))
         assert (folder / "analyses").exists() == (command == "run")

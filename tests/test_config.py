@@ -13,6 +13,7 @@ from helpers.config import (
     RunConfig,
     config_from_arguments,
     make_config,
+    stored_config,
 )
 from helpers.errors import UserError
 
@@ -124,8 +125,27 @@ def test_a_run_is_named_after_what_determines_its_results() -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_config_comes_back_from_json(preset: str) -> None:
     config = make_config(preset, **CHANGED_RESULTS, **CHANGED_EXECUTION)
-    again = RunConfig(**json.loads(json.dumps(config.model_dump(mode="json"))))
+    again = stored_config(json.loads(json.dumps(config.model_dump(mode="json"))))
     assert again == config
     assert again.run_name() == config.run_name()
     with pytest.raises(ValueError, match="colour"):
-        RunConfig.model_validate({**config.model_dump(mode="json"), "colour": "blue"})
+        stored_config({**config.model_dump(mode="json"), "colour": "blue"})
+
+
+def test_the_study_of_reasoning_models_has_fields_and_defaults_of_its_own() -> None:
+    think = make_config("lab-think", backend="openai", ood_questions="none")
+    assert (think.temperature, think.chat, think.thinking) == (0.6, True, True)
+    assert think.ood_questions is None  # type: ignore[attr-defined]
+    assert config_from_arguments(["--backend", "hf"]).preset == "lab-think"
+    assert config_from_arguments(["--preset", "lab-think", "--runs", "3"]).k == 3
+    elsewhere = make_config("lab-think", endpoint="http://127.0.0.1:1/v1", trace_backend="plain")
+    assert elsewhere.run_name() == make_config("lab-think").run_name()
+    assert think.run_name() != make_config("lab-think").run_name()
+    for mistake, message in (
+        ({"preset": "lab", "backend": "hf"}, r"--backend\) belongs to the study of reasoning"),
+        ({"preset": "lab-think", "ood_questions": "lab"}, "ood_questions is 'lab', like questions"),
+        ({"preset": "lab-think", "chat": False}, "use --chat, or --no-thinking"),
+        ({"preset": "lab-think", "backend": "tgi"}, r"--backend\) is 'tgi': .*'hf', 'vllm'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make_config(**mistake)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from helpers import resampling
+from helpers import metrics, resampling
 from helpers.evaluation import (
     Score,
     best_split_threshold,
@@ -29,7 +29,13 @@ from helpers.evaluation import (
     score_metric,
 )
 from helpers.metrics import CLASSIFIER_METRICS, REGRESSION_METRICS, auroc, ece, spearman
-from helpers.resampling import permutations, resamples
+from helpers.resampling import (
+    group_count,
+    group_index,
+    permutations,
+    resamples,
+    unit_resamples,
+)
 from helpers.tripwires import (
     constant_input_tripwire,
     memorisation_tripwire,
@@ -123,6 +129,39 @@ def test_resamples_and_permutations_equal_a_loop_over_repeated_rows(name):
         (indices,) = permutations(25, 200, seed=1)
         looped = [bind(scores, labels[row]).value() for row in indices]
         np.testing.assert_allclose(metric.permuted(indices), looped, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [*CLASSIFIER_METRICS, *REGRESSION_METRICS])
+@pytest.mark.parametrize("way", ["a table of pairs", "in parts", "by rows"])
+def test_metrics_of_whole_groups_equal_those_of_their_rows(name, way, monkeypatch):
+    """Group weights alone give what giving every row its group's weight gives."""
+    monkeypatch.setattr(metrics, "PAIRS_A_ROW", 0 if way == "by rows" else 200)
+    monkeypatch.setattr(metrics, "TABLE_CELLS", 300 if way == "in parts" else 1_000_000)
+    scores, labels = noisy(80, seed=3)
+    if name in ("brier", "ece"):
+        scores = 1 / (1 + np.exp(-scores))
+    groups = np.random.default_rng(1).integers(0, 12, 80)
+    labels[groups == 2] = 1  # groups of one class, and no group of number 5
+    labels[groups == 3] = 0
+    groups[groups == 5] = 6
+    metric = (CLASSIFIER_METRICS | REGRESSION_METRICS)[name](scores, labels)
+    of_group = group_index(groups, 80)
+    counts = np.concatenate(list(unit_resamples(80, group_count(of_group), 200, seed=1)))
+    rows = np.concatenate(list(resamples(80, 200, 1, groups)))
+    np.testing.assert_array_equal(counts[:, of_group], rows)
+    found = metric.of_groups(of_group)(counts)
+    np.testing.assert_allclose(found, metric.weighted(rows), rtol=0, atol=1e-12)
+
+
+def test_group_permutations_move_whole_groups_and_keep_their_rows_in_order():
+    rng = np.random.default_rng(0)
+    groups = rng.permutation(np.repeat(np.arange(9), [1, 2, 2, 2, 3, 3, 4, 4, 4]))
+    for moved in np.concatenate(list(permutations(len(groups), 50, 0, groups))):
+        assert (np.sort(moved) == np.arange(len(groups))).all()
+        for group in range(9):
+            source = moved[groups == group]
+            assert len(set(groups[source])) == 1
+            assert (np.diff(source) > 0).all()
 
 
 def test_draws_have_the_right_margins_and_small_chunks_change_no_shape(monkeypatch):
@@ -354,6 +393,41 @@ def test_reliability_counts_every_row_once_and_draws_wilson_bands():
     assert (curve.observed_low[0], curve.observed_high[0]) == pytest.approx(tuple(reference))
 
 
+def test_the_reliability_of_copies_is_as_certain_as_that_of_one_of_each():
+    p = np.array([0.05, 0.06, 0.07, 0.31, 0.33, 0.34, 0.35, 0.9])
+    labels = np.array([0, 0, 1, 0, 1, 1, 0, 1])
+    copies = np.repeat(np.arange(8), 6)
+    one, six = reliability(p, labels), reliability(p[copies], labels[copies], groups=copies)
+    np.testing.assert_allclose(six.observed_low, one.observed_low)
+    np.testing.assert_allclose(six.observed_high, one.observed_high)
+    np.testing.assert_array_equal(six.counts, 6 * one.counts)
+    apart = reliability(p[copies], labels[copies], groups=np.arange(48))
+    plain = reliability(p[copies], labels[copies])
+    np.testing.assert_array_equal(apart.observed_low, plain.observed_low)
+
+
+def test_the_risk_band_of_copies_is_that_of_one_of_each():
+    rng = np.random.default_rng(0)
+    scores, wrong = rng.permutation(40) / 40, rng.integers(0, 2, 40)
+    copies = np.repeat(np.arange(40), 5)
+    one = risk_coverage(scores, wrong, n_boot=300)
+    five = risk_coverage(scores[copies], wrong[copies], n_boot=300, groups=copies)
+    np.testing.assert_allclose(five.risk_low[4::5], one.risk_low)
+    np.testing.assert_allclose(five.risk_high[4::5], one.risk_high)
+    uneven = np.minimum(np.arange(200) // 5, 30)  # resamples hold more or fewer rows than there are
+    drawn = risk_coverage(scores[copies], wrong[copies], n_boot=300, groups=uneven)
+    assert (drawn.risk_low[-1], drawn.risk_high[-1]) == pytest.approx(
+        np.quantile(
+            [
+                np.average(wrong[copies], weights=weights)
+                for chunk in resamples(200, 300, 0, uneven)
+                for weights in chunk
+            ],
+            [0.025, 0.975],
+        )
+    )
+
+
 def test_risk_coverage_of_a_known_ranking():
     wrong = np.array([0, 0, 1, 1])
     perfect = risk_coverage(np.array([1.0, 2, 3, 4]), wrong)
@@ -448,6 +522,15 @@ def test_two_thousand_resamples_of_four_hundred_rows_take_under_half_a_second():
     score = score_metric(auroc(scores, labels), n_boot=2000, n_perm=0)
     assert time.process_time() - started < 0.5
     assert score.low < score.value < score.high
+
+
+def test_three_thousand_rows_in_three_hundred_groups_take_under_a_second():
+    groups = np.repeat(np.arange(300), 10)
+    scores, labels = noisy(3000, seed=0)
+    started = time.process_time()
+    found = evaluate_classifier(scores, labels, groups=groups)["auroc"]
+    assert time.process_time() - started < 1
+    assert found.low < found.value < found.high
 
 
 def test_spearman_intervals_are_reranked_and_contain_the_value():

@@ -33,7 +33,7 @@ from helpers.pipeline import SampledAnswers
 from helpers.run import Run
 from helpers.sampling import GREEDY, Sample
 from helpers.stored_run import StoredRun
-from helpers.token_texts import decoder, token_texts
+from helpers.token_texts import _by_prefixes, decoder, token_texts
 
 ATTACK = """<img src=x onerror=alert(1)>"' onload='alert(2)'<script>$x$</script>"""
 LAB_END = 0  # the lab's token that ends a text
@@ -431,9 +431,18 @@ def test_texts_of_tokens_make_up_the_text_whatever_the_bytes() -> None:
     assert token_texts(tokenizer, tokens) == ["", "é", "1"]
     torn = tokenizer("aé")["input_ids"][:2]
     assert token_texts(tokenizer, torn) == ["a", "\ufffd"]
+
+
+def test_texts_of_many_tokens_take_few_decodings_and_are_those_found_one_by_one() -> None:
+    tokenizer = byte_tokenizer()
+    for text in ("She has 19 apples. " * 40, "naïve 東京 👩‍👩‍👧 " * 30, "é" * 300):
+        tokens = tokenizer(text)["input_ids"]
+        counting = Counting(tokenizer)
+        assert token_texts(counting, tokens) == _by_prefixes(tokenizer, tokens)
+        assert counting.calls < 5 * len(tokens)
     counting = Counting(tokenizer)
-    token_texts(counting, tokens)
-    assert counting.calls == len(tokens)
+    token_texts(counting, tokenizer("ab" * 1000)["input_ids"])
+    assert counting.calls == 3  # the whole, and the two that there are
 
 
 def of_the_lab(**config: Any) -> StoredRun:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,13 +19,16 @@ from tiny_models import (
     save_language_model,
 )
 
+import helpers.forwards as forwards
 import helpers.hidden_states as hidden_states
 from helpers.errors import UserError
+from helpers.forwards import Backend, batch_length
 from helpers.hidden_states import Capture, TokenSequence, capture, think_end_id
 from helpers.models import LanguageModel, decoder_blocks, load_language_model
 
 END, CLOSE = 0, 2  # <|end|> and </think> of the byte tokenizer
 POSITIONS = ("tbg", "answer_last", "answer_second_last", "answer_mean", "think_end")
+BACKENDS: tuple[Backend, ...] = ("nnsight", "plain")
 
 # Per position: the span of token indices, and whether an earlier token stands in.
 BY_HAND = [
@@ -118,8 +122,9 @@ def assert_same(a: Capture, b: Capture) -> None:
     assert (a.token_embedding == b.token_embedding).all()
 
 
-def test_positions_are_those_set_by_hand_and_states_those_of_a_plain_forward(lm):
-    found = capture(lm, [sequence for sequence, _, _ in BY_HAND], POSITIONS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_positions_are_those_set_by_hand_and_states_those_of_a_plain_forward(lm, backend):
+    found = capture(lm, [sequence for sequence, _, _ in BY_HAND], POSITIONS, backend=backend)
     for i, (sequence, spans, stand_ins) in enumerate(BY_HAND):
         states = plain_states(lm, sequence)
         assert states.std() > 0.1
@@ -128,6 +133,95 @@ def test_positions_are_those_set_by_hand_and_states_those_of_a_plain_forward(lm)
                 found.hidden[name][i], expected_at(states, spans[name]), rtol=0, atol=1e-4
             )
             assert found.stand_ins[name][i] == (name in stand_ins)
+
+
+def same_bits(a: Capture, b: Capture) -> bool:
+    return all(a.hidden[name].tobytes() == b.hidden[name].tobytes() for name in a.hidden | b.hidden)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_both_backends_give_the_same_bits(lm, dtype):
+    lm = load_language_model(str(lm.identity.folder), device="cpu", dtype=dtype)
+    sequences = random_sequences(8, len(lm.tokenizer))
+    for asked in ({}, {"deepest_layer": 0}, {"layers": (0, 2)}, {"layers": (N_LAYERS,)}):
+        by_nnsight = capture(lm, sequences, POSITIONS, batch_tokens=90, **asked)
+        by_hooks = capture(lm, sequences, POSITIONS, batch_tokens=90, backend="plain", **asked)
+        assert same_bits(by_nnsight, by_hooks)
+        assert by_hooks.hidden["tbg"].std() > 0.1
+
+
+def test_both_backends_give_the_same_bits_of_the_lab():
+    lm = load_language_model("lab", device="cpu")
+    texts = ["Question: How many apples has Anna?\nAnswer:", "Question: 3 + 4 =\nAnswer: 7"]
+    sequences = [TokenSequence(tuple(lm.tokenizer(t)["input_ids"]), (5, CLOSE, 17)) for t in texts]
+    found = [capture(lm, sequences, ("tbg", "think_end"), backend=b) for b in BACKENDS]
+    assert same_bits(*found)
+    for i, sequence in enumerate(sequences):
+        at = len(sequence.prompt_ids) + 1
+        np.testing.assert_allclose(
+            found[1].hidden["think_end"][i], plain_states(lm, sequence)[:, at], rtol=0, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_stays_hooked(models, backend):
+    lm = models["qwen3"]
+
+    def hooks() -> int:
+        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in lm.model.modules())
+
+    capture(lm, random_sequences(2, 100), ("tbg",), backend=backend)
+    before = hooks()
+    capture(lm, random_sequences(3, 100), ("tbg",), backend=backend, deepest_layer=1)
+    broken = lm.model.get_input_embeddings().register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        capture(lm, random_sequences(2, 100), ("tbg",), backend=backend)
+    broken.remove()
+    assert hooks() == before
+
+
+def packed(sizes: list[int], budget: int) -> list[list[int]]:
+    """The batches, as sizes, that sequences of these sizes make."""
+    sizes, found = sorted(sizes, reverse=True), []
+    while sizes:
+        n = batch_length(sizes, budget)
+        assert n >= 1
+        found.append(sizes[:n])
+        sizes = sizes[n:]
+    return found
+
+
+@pytest.mark.parametrize("budget", [50, 1000, 16_384, 10**9])
+def test_padding_is_less_than_half_of_every_batch_and_the_budget_is_kept(budget):
+    rng = np.random.default_rng(3)
+    sizes = np.exp(rng.uniform(np.log(100), np.log(20_000), 400)).astype(int).tolist()
+    batches = packed(sizes, budget)
+    assert sorted(s for batch in batches for s in batch) == sorted(sizes)
+    for batch in batches:
+        padded = len(batch) * batch[0]
+        assert padded <= budget or len(batch) == 1
+        assert padded < 2 * sum(batch)
+    # No batch ends early for another reason: the next sequence would not fit, or be too short.
+    for batch, after in itertools.pairwise(batches):
+        assert (len(batch) + 1) * batch[0] > budget or 2 * after[0] < batch[0]
+
+
+def test_batches_run_as_they_are_packed_longest_first(lm, monkeypatch):
+    sizes = [20, 3, 60, 31, 29, 90, 7]
+    sequences = [TokenSequence((5,) * (n - 1), (6,)) for n in sizes]
+    ran, right = [], hidden_states._capture_batch
+
+    def watch(lm, sequences, *more):
+        ran.append([len(s) for s in sequences])
+        return right(lm, sequences, *more)
+
+    monkeypatch.setattr(hidden_states, "_capture_batch", watch)
+    capture(lm, sequences, ("tbg",), batch_tokens=80)
+    # 90 is over the budget and runs alone; 31 and 29 fit together; 7 is less than half of 20.
+    assert ran == [[90], [60], [31, 29], [20], [7], [3]]
+    ran.clear()
+    capture(lm, sequences, ("tbg",), batch_tokens=10_000)
+    assert ran == [[90, 60], [31, 29, 20], [7], [3]]
 
 
 def test_batches_padding_and_budget_change_nothing(lm):
@@ -168,8 +262,9 @@ def test_the_token_embedding_knows_no_position(models):
     assert np.abs(np.diff(found.hidden["tbg"][:, 0], axis=0)).max() > 0.1  # learned positions
 
 
-def test_the_forward_stops_after_the_deepest_layer(lm):
-    sequences = random_sequences(4, len(lm.tokenizer))
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_forward_stops_after_the_deepest_layer(lm, backend):
+    sequences = [TokenSequence((9,) * n, (8, 7, 6)) for n in (12, 9, 8, 14)]  # one batch
     whole = capture(lm, sequences, POSITIONS)
     _, blocks = decoder_blocks(lm.model)
     ran = [0] * N_LAYERS
@@ -184,7 +279,7 @@ def test_the_forward_stops_after_the_deepest_layer(lm):
     hooks.append(lm.model.get_output_embeddings().register_forward_hook(count(0)))
     for depth in (1, 2, 3):
         ran[:] = [0] * N_LAYERS
-        found = capture(lm, sequences, POSITIONS, deepest_layer=depth)
+        found = capture(lm, sequences, POSITIONS, deepest_layer=depth, backend=backend)
         # The last asked block may or may not return before the stop; none after it starts, and
         # the vocabulary is never computed.
         assert ran[depth:] == [0] * (N_LAYERS - depth)
@@ -225,22 +320,25 @@ def test_only_the_asked_positions_are_kept(lm, monkeypatch):
         return states
 
     monkeypatch.setattr(hidden_states, "_capture_batch", watch)
-    progress: list[int] = []
+    progress: list[tuple[int, int]] = []
     found = capture(
-        lm, sequences, ("tbg", "answer_mean"), batch_tokens=120, progress=progress.append
-    )
+        lm, sequences, ("tbg", "answer_mean"), batch_tokens=120,
+        progress=lambda n, tokens: progress.append((n, tokens)),
+    )  # fmt: skip
     assert len(sizes) > 1
     assert {size[:1] + size[2:] for size in sizes} == {(2, N_LAYERS + 1, WIDTH)}
-    assert [size[1] for size in sizes] == progress
-    assert sum(progress) == 7
+    assert [size[1] for size in sizes] == [n for n, _ in progress]
+    assert sum(n for n, _ in progress) == 7
+    assert sum(tokens for _, tokens in progress) == sum(len(s) for s in sequences)
     for states in found.hidden.values():
         assert states.shape == (7, N_LAYERS + 1, WIDTH)
         assert states.dtype == np.float32
 
 
-def test_out_of_memory_halves_the_batch_and_changes_nothing(models, monkeypatch):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_out_of_memory_halves_the_batch_and_changes_nothing(models, monkeypatch, backend):
     lm = models["llama"]
-    sequences = random_sequences(9, len(lm.tokenizer))
+    sequences = [TokenSequence((9,) * (12 + n), (8, 7, 6)) for n in range(9)]  # one batch
     whole = capture(lm, sequences, POSITIONS)
     limit, rows = 2, []
     _, blocks = decoder_blocks(lm.model)
@@ -251,13 +349,13 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing(models, monkeypatch)
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     hook = blocks[1].register_forward_pre_hook(refuse)
-    monkeypatch.setattr(hidden_states, "free_memory", lambda _: None)
+    monkeypatch.setattr(forwards, "free_memory", lambda _: None)
     try:
-        assert_same(capture(lm, sequences, POSITIONS), whole)
+        assert_same(capture(lm, sequences, POSITIONS, backend=backend), whole)
         assert rows[:3] == [9, 4, 2]
         limit = 0
         with pytest.raises(UserError, match=r"out of memory .* single sequence of \d+ tokens"):
-            capture(lm, sequences, POSITIONS)
+            capture(lm, sequences, POSITIONS, backend=backend)
     finally:
         hook.remove()
 

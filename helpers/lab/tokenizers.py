@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -36,11 +37,24 @@ def train_bpe(texts: Iterable[str], vocabulary: int, special: list[str]) -> Any:
     return tokenizer
 
 
+def as_text(backend: Any, tokens: Iterable[str]) -> Any:
+    """The same tokenizer with tokens that are not special, as Qwen3's tags are not.
+
+    A server that leaves special tokens out of its answers would lose where the thinking ends.
+    """
+    from tokenizers import Tokenizer
+
+    plain = json.loads(backend.to_str())
+    for token in plain["added_tokens"]:
+        token["special"] = token["special"] and token["content"] not in tokens
+    return Tokenizer.from_str(json.dumps(plain))
+
+
 def language_model_tokenizer(texts: Iterable[str], vocabulary: int = 1024) -> Any:
     """A `PreTrainedTokenizerFast` for the language model, with a chat template."""
     from transformers import PreTrainedTokenizerFast
 
-    backend = train_bpe(texts, vocabulary, [END, THINK, END_THINK])
+    backend = as_text(train_bpe(texts, vocabulary, [END, THINK, END_THINK]), (THINK, END_THINK))
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         eos_token=END,

@@ -1,0 +1,161 @@
+"""Scores of predictors on one split of the study, with intervals and p-values by question."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from helpers.evaluation import Score, evaluate_classifier, paired_difference, score_metric
+from helpers.metric_core import Metric, ratio
+from helpers.studies.reasoning.predictors import Predictor
+from helpers.studies.reasoning.records import RunTable
+
+RANKING, PROBABILITIES = ("auroc", "average_precision"), ("brier", "ece")
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How often questions are drawn again and labels dealt out again, and from which seed."""
+
+    n_boot: int
+    n_perm: int
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledSplit:
+    """The runs of a split whose label is known."""
+
+    name: str
+    rows: np.ndarray
+    """Mask `[n]` of the table."""
+    label: np.ndarray
+    """`[n]`, 0 or 1 on the rows."""
+    question: np.ndarray
+    """`[n]`, a number for each question."""
+    positive: str
+    """The word for label 1."""
+    runs: int
+    """Of the split, with a known label or not."""
+
+    def why_none(self) -> str:
+        """Why no run can be scored, in words; "" where some can."""
+        if self.rows.any():
+            return ""
+        return f"whether a run is {self.positive} is not known of any of the {self.runs} runs"
+
+
+def labelled_split(
+    table: RunTable, split: str, label: np.ndarray, positive: str
+) -> LabelledSplit | None:
+    """A split's runs with a known label; None where the split holds no run at all."""
+    runs = int(table.rows(split).sum())
+    question = np.unique(table.question_id, return_inverse=True)[1]
+    rows = table.rows(split, label)
+    return LabelledSplit(split, rows, label, question, positive, runs) if runs else None
+
+
+def score_predictors(
+    predictors: Mapping[str, Predictor], on: LabelledSplit, resampling: Resampling
+) -> dict[str, dict[str, Score]]:
+    """AUROC and average precision of each predictor, and Brier and ECE of a probability.
+
+    Each is scored on the runs for which it can say something. Intervals draw whole questions, and
+    p-values deal out whole questions' labels.
+    """
+    return {name: _score(predictor, on, resampling) for name, predictor in predictors.items()}
+
+
+def _score(predictor: Predictor, on: LabelledSplit, resampling: Resampling) -> dict[str, Score]:
+    rows = on.rows & ~np.isnan(predictor.values)
+    reason = predictor.undefined or on.why_none() or _why_silent(on, rows)
+    if reason:
+        names = RANKING + (PROBABILITIES if predictor.calibrated else ())
+        n = int(on.rows.sum())
+        return {name: undefined_score(name, n, reason) for name in names}
+    return evaluate_classifier(
+        predictor.values[rows],
+        on.label[rows],
+        probabilities=None if predictor.probability is None else predictor.probability[rows],
+        n_boot=resampling.n_boot,
+        n_perm=resampling.n_perm,
+        seed=resampling.seed,
+        groups=on.question[rows],
+        positive=on.positive,
+    )
+
+
+def differences(
+    predictors: Mapping[str, Predictor],
+    pairs: tuple[tuple[str, str], ...],
+    on: LabelledSplit,
+    resampling: Resampling,
+) -> dict[str, Score]:
+    """AUROC of one predictor less that of another, on the runs of which both can say something."""
+    found = {}
+    for a, b in pairs:
+        one, other = predictors[a], predictors[b]
+        rows = on.rows & ~np.isnan(one.values) & ~np.isnan(other.values)
+        reason = next(
+            (f"{n}: {predictors[n].undefined}" for n in (a, b) if predictors[n].undefined), ""
+        )
+        reason = reason or on.why_none() or _why_silent(on, rows)
+        found[f"{a} - {b}"] = (
+            undefined_score("auroc difference", int(on.rows.sum()), reason)
+            if reason
+            else paired_difference(
+                one.values[rows], other.values[rows], on.label[rows],
+                n_boot=resampling.n_boot, seed=resampling.seed, groups=on.question[rows],
+            )
+        )  # fmt: skip
+    return found
+
+
+def mean_probability(
+    predictor: Predictor, on: LabelledSplit, resampling: Resampling
+) -> dict[str, Any]:
+    """The mean probability over the runs of either label, with intervals, as plain values.
+
+    "correct" and "incorrect", each with mean, low, high, n (runs), n_questions, and undefined in
+    words.
+    """
+    found: dict[str, Any] = {}
+    for word, label in (("correct", 1.0), ("incorrect", 0.0)):
+        rows = on.rows & (on.label == label) & ~np.isnan(predictor.values)
+        questions = on.question[rows]
+        reason = predictor.undefined or ("" if rows.any() else f"no run is {word}")
+        score = undefined_score("mean", int(rows.sum()), reason)
+        if not reason:
+            assert predictor.probability is not None
+            score = _mean(predictor.probability[rows], questions, resampling)
+        found[word] = {
+            "mean": score.value,
+            "low": score.low,
+            "high": score.high,
+            "n": score.n,
+            "n_questions": len(np.unique(questions)),
+            "undefined": score.undefined,
+        }
+    return found
+
+
+def undefined_score(name: str, n: int, reason: str) -> Score:
+    """A score that there is not, and why."""
+    return Score(name, None, None, None, None, n, reason)
+
+
+def _mean(values: np.ndarray, groups: np.ndarray, resampling: Resampling) -> Score:
+    def weighted(weights: np.ndarray) -> np.ndarray:
+        return ratio(weights @ values, weights.sum(axis=1))
+
+    metric = Metric("mean", len(values), weighted, None, "greater")
+    return score_metric(metric, resampling.n_boot, 0, resampling.seed, groups)
+
+
+def _why_silent(on: LabelledSplit, rows: np.ndarray) -> str:
+    if rows.any():
+        return ""
+    return f"what it reads is not known in any of the {int(on.rows.sum())} runs"
