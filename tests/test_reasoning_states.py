@@ -223,9 +223,8 @@ def test_a_killed_trace_goes_on_where_it_was_and_makes_the_same_file(tmp_path, t
     assert seen == [10, 10]  # two questions at a time; the first two were stored
     stage = shown["Reading hidden states"]
     assert (stage.done, stage.total, stage.unit) == (20, 20, "runs")
-    assert stage.tokens == sum(
-        len(p) + len(r.token_ids) for p, r in zip(prompts[10:], runs[10:], strict=True)
-    )
+    read = zip(prompts[10:], runs[10:], strict=True)
+    assert stage.tokens == sum(len(p) + (r.thinking_span or (0, 0))[1] + 1 for p, r in read)
     names = [c.run_folder / "hidden" / "think_end.safetensors" for c in (whole, config)]
     assert names[0].read_bytes() == names[1].read_bytes()
     # Killed between the storing of two questions that were read together.
@@ -446,3 +445,20 @@ def test_the_default_budget_fits_the_cards_that_the_presets_name():
     assert longer.total - large.total == pytest.approx(2 * 0.985e9, rel=0.01)
     with pytest.raises(KeyError):
         trace_memory(MODELS["gpt2"], trace_tokens=1, longest=1, dtype="int8")
+
+
+def test_runs_that_think_alike_are_read_once_and_what_follows_is_not(
+    tmp_path: Path, store: Store, tiny: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state where the thinking closes depends on nothing behind it."""
+    prompts, runs = made_up_runs(n_questions=2, k=3)
+    config = reasoning_config(tmp_path, model=tiny["qwen3"])
+    expected = trace(config, prompts, runs, store, silent_progress())
+    copies = [replace(r, run_id=r.run_id + 3, token_ids=(*r.token_ids[:-2], 9, 0)) for r in runs]
+    both = [r for q in (slice(0, 3), slice(3, 6)) for r in (*runs[q], *copies[q])]
+    of = {run.question_id: prompt for run, prompt in zip(runs, prompts, strict=True)}
+    seen = count_captures(monkeypatch)
+    again = trace(config, [of[r.question_id] for r in both], both, store, silent_progress())
+    assert seen == [6]
+    order = [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]
+    np.testing.assert_array_equal(again.hidden, expected.hidden[order])

@@ -76,10 +76,19 @@ def _shuffled(
 
 def _memorised(probe: LinearProbe, traced: Traced, seed: int) -> Tripwire:
     try:
-        accuracy = memorisation_check(traced.hidden[:, probe.layer], seed=seed)
+        accuracy = memorisation_check(distinct_rows(traced.hidden[:, probe.layer]), seed=seed)
     except UserError as reason:
         return Tripwire("memorisation", None, None, "training accuracy 1", str(reason))
     return memorisation_tripwire(accuracy)
+
+
+def distinct_rows(states: np.ndarray) -> np.ndarray:
+    """Each state once: runs that think the same words have the same state, and no probe can tell
+    them apart."""
+    first: dict[bytes, int] = {}
+    for i, state in enumerate(states):
+        first.setdefault(state.tobytes(), i)
+    return states[list(first.values())]
 
 
 def constant_input(table: RunTable, traced: Traced) -> Tripwire:

@@ -21,7 +21,8 @@ from helpers.errors import UserError
 from helpers.forced_entropies import ForcedTokens, token_entropies
 from helpers.hidden_states import capture, think_end_id, token_span
 from helpers.joined_pieces import join_pieces
-from helpers.models import identify, load_tokenizer
+from helpers.models import LanguageModel, identify, load_tokenizer
+from helpers.positions import TokenSequence
 from helpers.progress import Progress
 from helpers.store import DamagedEntry, Store, map_array, read_metadata
 from helpers.stored_states import LAYERS
@@ -172,27 +173,48 @@ def forced_entropies(
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class _Distinct:
+    """Sequences, each once, and which of them each given one is."""
+
+    sequences: list[TokenSequence]
+    of: np.ndarray
+
+
+def _distinct(sequences: Sequence[TokenSequence]) -> _Distinct:
+    numbers: dict[TokenSequence, int] = {}
+    of = [numbers.setdefault(sequence, len(numbers)) for sequence in sequences]
+    return _Distinct(list(numbers), np.array(of))
+
+
+def _up_to(lm: LanguageModel, sequence: TokenSequence, position: str) -> TokenSequence:
+    """The sequence as far as the token at which it is read."""
+    end = token_span(lm, sequence, position).stop - len(sequence.prompt_ids)
+    return TokenSequence(sequence.prompt_ids, sequence.answer_ids[:end])
+
+
 def _read_states(
     config: ReasoningConfig, position: str, pieces: Sequence[Piece], advance: Advance | None
 ) -> list[Arrays]:
     lm = model_of(config, pieces)
-    sequences = [s for piece in pieces for s in piece.sequences]
-    spans = [token_span(lm, sequence, position) for sequence in sequences]
+    whole = [s for piece in pieces for s in piece.sequences]
+    # What follows the position changes nothing at it, and runs that think alike are read once.
+    distinct = _distinct([_up_to(lm, sequence, position) for sequence in whole])
     read = capture(
-        lm, sequences, (position,),
+        lm, distinct.sequences, (position,),
         batch_tokens=config.trace_tokens, backend=config.trace_backend, progress=advance,
     )  # fmt: skip
+    if advance is not None:
+        advance(len(whole) - len(distinct.sequences), 0)
     if position == "think_end" and read.stand_ins[position].any():
         names = [name for piece in pieces for name in row_names(piece.runs)]
-        first = names[int(read.stand_ins[position].argmax())]
+        first = names[int(read.stand_ins[position][distinct.of].argmax())]
         raise ValueError(f"run {first} never closes its thinking, so it is not valid")
-    tokens = [
-        (*sequence.prompt_ids, *sequence.answer_ids)[span.start]
-        for sequence, span in zip(sequences, spans, strict=True)
-    ]
+    last = [(*s.prompt_ids, *s.answer_ids)[-1] for s in distinct.sequences]
+    tokens = np.array(last, dtype=np.int64)[distinct.of]
     ends = np.cumsum([len(piece.rows) for piece in pieces])[:-1]
-    hidden = np.split(read.hidden[position], ends)
-    token_ids = np.split(np.array(tokens, dtype=np.int64), ends)
+    hidden = np.split(read.hidden[position][distinct.of], ends)
+    token_ids = np.split(tokens, ends)
     return [{"hidden": h, "token_id": t} for h, t in zip(hidden, token_ids, strict=True)]
 
 
@@ -200,11 +222,16 @@ def _read_entropies(
     config: ReasoningConfig, pieces: Sequence[Piece], advance: Advance | None
 ) -> list[Arrays]:
     lm = model_of(config, pieces)
-    sequences = [s for piece in pieces for s in piece.sequences]
-    read = iter(token_entropies(lm, sequences, batch_tokens=config.trace_tokens, progress=advance))
+    distinct = _distinct([s for piece in pieces for s in piece.sequences])
+    read = token_entropies(
+        lm, distinct.sequences, batch_tokens=config.trace_tokens, progress=advance
+    )
+    if advance is not None:
+        advance(len(distinct.of) - len(read), 0)
+    at = iter(distinct.of.tolist())
     found: list[Arrays] = []
     for piece in pieces:
-        tokens = [next(read) for _ in piece.rows]
+        tokens = [read[next(at)] for _ in piece.rows]
         names = ("entropies", "logprobs")
         found.append({n: np.concatenate([getattr(t, n) for t in tokens]) for n in names})
     return found
