@@ -50,6 +50,7 @@ from helpers.studies.reasoning.records import (
 from helpers.studies.reasoning.scores import (
     LabelledSplit,
     Resampling,
+    add_within_questions,
     differences,
     labelled_split,
     mean_probability,
@@ -143,7 +144,9 @@ def _scores(
     probability = {name: of_correct[name] for name in GIVES_CORRECT}
     by_median = score_predictors({ENTROPY: of_high[ENTROPY]}, median, resampling)
     return {
-        "correctness": score_predictors(of_correct, correct, resampling),
+        "correctness": add_within_questions(
+            score_predictors(of_correct, correct, resampling), of_correct, correct, resampling
+        ),
         "high_entropy": score_predictors(of_high, high, resampling),
         "high_entropy_median": {ENTROPY: by_median[ENTROPY]["auroc"]},
         "confidence": {

@@ -19,6 +19,7 @@ from helpers.studies.reasoning.records import (
     StudyAssessment,
     StudyProbes,
 )
+from helpers.studies.reasoning.scores import WITHIN
 
 
 def metrics_as_json(
@@ -90,6 +91,12 @@ def _plain(
     if score.value is not None:
         for name in predictors:
             rows = rows & known(name, table, probes)
+    if score.name == WITHIN:
+        share = {
+            q: label[rows & (table.question_id == q)] for q in np.unique(table.question_id[rows])
+        }
+        mixed = [q for q, known_labels in share.items() if 0 < known_labels.mean() < 1]
+        return {**score.as_dict(), "n_questions": len(mixed)}
     return {**score.as_dict(), "n_questions": len(np.unique(table.question_id[rows]))}
 
 

@@ -12,8 +12,10 @@ from helpers.evaluation import Score, evaluate_classifier, paired_difference, sc
 from helpers.metric_core import Metric, ratio
 from helpers.studies.reasoning.predictors import Predictor
 from helpers.studies.reasoning.records import RunTable
+from helpers.within_group import within_group_auroc
 
 RANKING, PROBABILITIES = ("auroc", "average_precision"), ("brier", "ece")
+WITHIN = "within_question"
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,32 @@ def score_predictors(
     p-values deal out whole questions' labels.
     """
     return {name: _score(predictor, on, resampling) for name, predictor in predictors.items()}
+
+
+def add_within_questions(
+    scores: Mapping[str, dict[str, Score]],
+    predictors: Mapping[str, Predictor],
+    on: LabelledSplit,
+    resampling: Resampling,
+) -> dict[str, dict[str, Score]]:
+    """The scores with one more each: AUROC among the runs of one question.
+
+    A question that is hard makes all its runs likely to be wrong; this asks whether a predictor
+    tells which of them are.
+    """
+    found = {}
+    for name, predictor in predictors.items():
+        rows = on.rows & ~np.isnan(predictor.values)
+        reason = predictor.undefined or on.why_none() or _why_silent(on, rows)
+        found[name] = scores[name] | {
+            WITHIN: undefined_score(WITHIN, 0, reason)
+            if reason
+            else within_group_auroc(
+                predictor.values[rows], on.label[rows], on.question[rows],
+                n_boot=resampling.n_boot, n_perm=resampling.n_perm, seed=resampling.seed,
+            )
+        }  # fmt: skip
+    return found
 
 
 def _score(predictor: Predictor, on: LabelledSplit, resampling: Resampling) -> dict[str, Score]:

@@ -19,6 +19,7 @@ from helpers.studies.reasoning.records import (
     StudyAssessment,
     StudyProbes,
 )
+from helpers.studies.reasoning.scores import WITHIN
 from helpers.summary import cell, notes, signed
 
 WIDTH, NAME, COLUMN = 100, 37, 31
@@ -55,6 +56,11 @@ def summarise_study(
         *_counts(counts),
         *_splits(table, probes),
         *_table("AUROC for a correct run", correct, _with_p, _title(probes)),
+        *_table(
+            "AUROC for a correct run among the runs of one question",
+            {split: _metric(rows, WITHIN) for split, rows in a.correctness.items()},
+            _with_p, lambda name: TITLES[name],
+        ),
         *_table(
             "AUROC for high semantic entropy of the question", high, _with_p,
             lambda name: TITLES.get(name, f"{TITLES[ENTROPY]}, above median"),
