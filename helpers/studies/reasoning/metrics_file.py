@@ -92,11 +92,8 @@ def _plain(
         for name in predictors:
             rows = rows & known(name, table, probes)
     if score.name == WITHIN:
-        share = {
-            q: label[rows & (table.question_id == q)] for q in np.unique(table.question_id[rows])
-        }
-        mixed = [q for q, known_labels in share.items() if 0 < known_labels.mean() < 1]
-        return {**score.as_dict(), "n_questions": len(mixed)}
+        both = [set(table.question_id[rows & (label == value)].tolist()) for value in (0, 1)]
+        return {**score.as_dict(), "n_questions": len(both[0] & both[1])}
     return {**score.as_dict(), "n_questions": len(np.unique(table.question_id[rows]))}
 
 
