@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from run_folders import as_flags, assert_same_run
 
+from helpers.cards import explain
 from helpers.cli import main
 from helpers.config import make_config
 from helpers.errors import UserError
@@ -85,6 +86,18 @@ def test_a_run_leaves_what_the_next_reader_needs(undisturbed: Path) -> None:
     assert read["run_id"].to_pylist() == table.run_id.tolist()
     text = json.dumps(json.loads((undisturbed / "metrics.json").read_text()))
     assert "NaN" not in text
+
+
+def test_every_name_of_the_results_can_be_looked_up(undisturbed: Path) -> None:
+    metrics = json.loads((undisturbed / "metrics.json").read_text())
+    rows = [row for part in ("correctness", "high_entropy") for row in metrics[part].values()]
+    names = {predictor for row in rows for predictor in row}
+    names |= {metric for row in rows for scores in row.values() for metric in scores}
+    names |= {tripwire["name"].split(":")[0] for tripwire in metrics["tripwires"]}
+    names |= {"think_end", "confidence", "representative", "umap_x", "ood"}
+    assert {"within_question", "agreement", "combined", "thinking_length"} <= names
+    for name in sorted(names):
+        assert explain(name)
 
 
 def test_the_main_study_leaves_its_folder_alone(undisturbed: Path) -> None:

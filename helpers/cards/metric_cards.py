@@ -6,6 +6,7 @@ n is the number of questions, y_i a label (0 or 1, or nats), s_i a score, p_i a 
 from __future__ import annotations
 
 from helpers.cards.comparison_cards import COMPARISON_METRICS
+from helpers.cards.reasoning_cards import REASONING_METRICS
 from helpers.cards.record import MetricCard
 
 _HIGHER, _LOWER = "higher is better", "lower is better"
@@ -241,5 +242,12 @@ _OTHERS = (
 
 METRIC_CARDS: dict[str, MetricCard] = {
     card.name: card
-    for card in (*_CLASSIFIERS, *_REGRESSIONS, *_SELECTIVE, *_OTHERS, *COMPARISON_METRICS)
+    for card in (
+        *_CLASSIFIERS,
+        *_REGRESSIONS,
+        *_SELECTIVE,
+        *_OTHERS,
+        *COMPARISON_METRICS,
+        *REASONING_METRICS,
+    )
 }

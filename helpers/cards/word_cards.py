@@ -5,6 +5,7 @@ from __future__ import annotations
 from helpers.cards.comparison_cards import COMPARISON_METHODS
 from helpers.cards.probe_cards import PROBE_CARDS
 from helpers.cards.reading_cards import READING_CARDS
+from helpers.cards.reasoning_cards import REASONING_WORDS
 from helpers.cards.record import WordCard
 
 _PROBES = "tests/test_probes.py::"
@@ -221,5 +222,5 @@ _METHOD_CARDS = (
 
 WORD_CARDS: tuple[WordCard, ...] = (
     *PROBE_CARDS, *_POSITION_CARDS, *_BASELINE_CARDS, *_TRIPWIRE_CARDS, *_LABEL_CARDS,
-    *_METHOD_CARDS, *COMPARISON_METHODS, *READING_CARDS,
+    *_METHOD_CARDS, *COMPARISON_METHODS, *READING_CARDS, *REASONING_WORDS,
 )  # fmt: skip
