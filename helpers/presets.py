@@ -38,13 +38,13 @@ REASONING_PRESETS: dict[str, dict[str, Any]] = {
         "model": "Qwen/Qwen3-0.6B",
         **_MATH,
         "max_new_tokens": 4096,
-        "batch_size": 16,
+        "batch_size": 8,
     },
     "qwen3-4b-math": {
         "model": "Qwen/Qwen3-4B",
         **_MATH,
         "max_new_tokens": 8192,
-        "batch_size": 16,
+        "batch_size": 4,
     },
 }
 """Presets of the study of reasoning models."""

@@ -143,7 +143,8 @@ def sweep_target(
         _check_correctness(target)
     if np.isnan(target).all():
         raise UndefinedTarget(
-            f"the {words} is not known of any question: use questions with reference answers"
+            f"the {words} is not known of any question: it takes reference answers, and answers "
+            "that state a final one"
         )
     return sweep(
         hidden,

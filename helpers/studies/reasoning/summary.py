@@ -51,25 +51,26 @@ def summarise_study(
         }
         for split, rows in a.correctness.items()
     }
+    told: set[str] = set()
     lines = [
         *textwrap.wrap(heading, WIDTH),
         *_counts(counts),
         *_splits(table, probes),
-        *_table("AUROC for a correct run", correct, _with_p, _title(probes)),
+        *_table("AUROC for a correct run", correct, _with_p, _title(probes), told),
         *_table(
             "AUROC for a correct run among the runs of one question",
             {split: _metric(rows, WITHIN) for split, rows in a.correctness.items()},
-            _with_p, lambda name: TITLES[name],
+            _with_p, lambda name: TITLES[name], told,
         ),
         *_table(
             "AUROC for high semantic entropy of the question", high, _with_p,
-            lambda name: TITLES.get(name, f"{TITLES[ENTROPY]}, above median"),
+            lambda name: TITLES.get(name, f"{TITLES[ENTROPY]}, above median"), told,
         ),
-        *_table("Calibration of the probability of a correct run", calibration, cell, str),
+        *_table("Calibration of the probability of a correct run", calibration, cell, str, told),
         *_confidence(assessment),
         *_table(
             "AUROC differences for a correct run, paired", a.differences, _signed_with_p,
-            lambda pair: pair.replace("_", " "),
+            lambda pair: pair.replace("_", " "), told,
         ),
         *_tripwires(assessment),
         *_notes(assessment),
@@ -120,8 +121,12 @@ def _table(
     by_split: Mapping[str, ByPredictor],
     write: Callable[[Score], str],
     named: Callable[[str], str],
+    told: set[str],
 ) -> list[str]:
-    """Lines of one table, a column for each scored split; reasons stand below, each once."""
+    """Lines of one table, a column for each scored split.
+
+    Reasons stand below, but for those that an earlier table has `told`.
+    """
     splits = [split for split in SCORED_SPLITS if by_split.get(split)]
     lines = ["", title]
     if not splits:
@@ -133,7 +138,9 @@ def _table(
     for name in by_split[splits[0]]:
         lines.append(_row(named(name), [write(by_split[split][name]) for split in splits]))
     every = [score for split in splits for score in by_split[split].values()]
-    return lines + [line for note in notes(every) for line in _wrapped(note.strip())]
+    fresh = [note for note in notes(every) if note not in told]
+    told.update(fresh)
+    return lines + [line for note in fresh for line in _wrapped(note.strip())]
 
 
 def _row(name: str, cells: Sequence[str]) -> str:
