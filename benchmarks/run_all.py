@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.harness import Comparison, NotEqual, busy_warning, fix_threads, machine, table
 
-STAGES = ("sampling", "nli", "capture", "p_true", "sweep", "bootstrap")
+STAGES = ("sampling", "nli", "capture", "trace", "p_true", "sweep", "bootstrap")
 """Modules of this package, each with `benchmark(size) -> list[Comparison]`."""
 
 

@@ -32,6 +32,7 @@ from helpers.studies.reasoning.trace_pieces import (
     Advance,
     Arrays,
     Piece,
+    chunks,
     cut_pieces,
     model_of,
     read_again,
@@ -191,6 +192,13 @@ def _up_to(lm: LanguageModel, sequence: TokenSequence, position: str) -> TokenSe
     """The sequence as far as the token at which it is read."""
     end = token_span(lm, sequence, position).stop - len(sequence.prompt_ids)
     return TokenSequence(sequence.prompt_ids, sequence.answer_ids[:end])
+
+
+def read_pieces(config: ReasoningConfig, position: str, pieces: Sequence[Piece]) -> list[Arrays]:
+    """What `trace` stores of each piece, read together as `trace` reads them, and not stored."""
+    return [
+        arrays for chunk in chunks(pieces) for arrays in _read_states(config, position, chunk, None)
+    ]
 
 
 def _read_states(

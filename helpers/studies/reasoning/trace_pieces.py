@@ -86,11 +86,11 @@ def store_missing(
     They are always read in the same company, also after a kill: rounding depends on the batch.
     """
     missing = {piece.key for piece in pieces if not store.has_arrays(piece.key)}
-    chunks = [c for c in _chunks(pieces) if any(piece.key in missing for piece in c)]
-    if not chunks:
+    lacking = [c for c in chunks(pieces) if any(piece.key in missing for piece in c)]
+    if not lacking:
         return
-    with progress(title, sum(len(p.rows) for c in chunks for p in c), "runs") as stage:
-        for chunk in chunks:
+    with progress(title, sum(len(p.rows) for c in lacking for p in c), "runs") as stage:
+        for chunk in lacking:
             for piece, arrays in zip(chunk, read(chunk, stage.advance), strict=True):
                 if piece.key in missing:
                     store.put_arrays(piece.key, arrays)
@@ -98,11 +98,11 @@ def store_missing(
 
 def read_again(pieces: Sequence[Piece], at: int, read: Read) -> Arrays:
     """What is to be stored of one piece, read in the same company as at first."""
-    chunk = next(c for c in _chunks(pieces) if pieces[at] in c)
+    chunk = next(c for c in chunks(pieces) if pieces[at] in c)
     return read(chunk, None)[chunk.index(pieces[at])]
 
 
-def _chunks(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+def chunks(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
     """Pieces in order, as many together as have `PIECE` runs."""
     chunk: list[Piece] = []
     for piece in pieces:
