@@ -16,6 +16,7 @@ import benchmarks.nli
 import benchmarks.p_true
 import benchmarks.sampling
 import benchmarks.sweep
+import benchmarks.trace
 from benchmarks import run_all
 from benchmarks.harness import (
     Comparison,
