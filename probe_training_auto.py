@@ -18,6 +18,7 @@ with app.setup:
         choices,
         controls,
         explore_views,
+        further_studies,
         notebook,
         pages,
         plan,
@@ -60,7 +61,8 @@ def _():
 
     A preset fills in the settings; every one can be changed. **Run** works in a process of its own:
     this page shows how far it is, it may be closed, and **Stop** keeps what is done. Changing a
-    setting starts nothing and takes no result away.
+    setting starts nothing and takes no result away. Studies of other things, such as the runs of a
+    reasoning model, stand under [Further studies](#further-studies) at the end of this page.
     """)
     return
 
@@ -872,6 +874,43 @@ def _(run):
 @app.cell
 def _(run):
     notebook.conclude(run)
+    return
+
+
+@app.cell(hide_code=True)
+def _():
+    mo.md(r"""
+    ## Further studies
+
+    Everything above is one sentence: *sample, label, capture, probe, evaluate*. These studies say
+    it of other things than whole answers. Each has runs, settings and results of its own.
+    """)
+    return
+
+
+@app.cell
+def _():
+    load_study = further_studies.study_loader()
+    return (load_study,)
+
+
+@app.cell
+def _():
+    studies = further_studies.study_tabs()
+    studies
+    return (studies,)
+
+
+@app.cell
+def _(load_study, studies):
+    study_app = load_study(further_studies.opened_study(studies))
+    return (study_app,)
+
+
+@app.cell(expand_output=True)
+async def _(config, studies, study_app):
+    study = further_studies.study_config(config, further_studies.opened_study(studies))
+    await further_studies.embedded(study_app, study)
     return
 
 

@@ -124,7 +124,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from helpers.progress import terminal_progress
-    from helpers.report import NOTEBOOK, finished_run, write_report
+    from helpers.report import finished_run, notebook_path, write_report
 
     run, progress = finished_run(Path(options.folder)), terminal_progress()
     path = write_report(run, options.out, code=options.code, progress=progress)
@@ -133,6 +133,6 @@ def _report(options: argparse.Namespace) -> None:
         from helpers.marimo_assets import write_notebook_page
 
         with progress("Exporting the notebook", 1, "page") as stage:
-            page = write_notebook_page(run, NOTEBOOK, code=options.code)
+            page = write_notebook_page(run, notebook_path(run), code=options.code)
             stage.advance(1)
         print(f"{page}  opens over http: python -m http.server -d {shlex.quote(str(page.parent))}")

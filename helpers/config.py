@@ -291,9 +291,9 @@ def config_from_namespace(namespace: argparse.Namespace) -> RunConfig:
 
 
 def config_from_arguments(
-    arguments: Sequence[str], program: str = "probe_training_auto.py"
+    arguments: Sequence[str], program: str = "probe_training_auto.py", preset: str = "lab"
 ) -> RunConfig:
-    """The config that command-line flags ask for, as the notebook reads them.
+    """The config that command-line flags ask for, as a notebook reads them.
 
     Raises `UserError` for a flag that does not exist; `--help` prints all and exits.
     """
@@ -307,7 +307,7 @@ def config_from_arguments(
         action="store_true",
         help="opened or exported as a notebook: start at once (as a script it always does)",
     )
-    add_arguments(parser)
+    add_arguments(parser, preset)
     return config_from_namespace(parser.parse_args([a for a in arguments if a != "--"]))
 
 

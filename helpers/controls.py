@@ -40,9 +40,6 @@ SEVERAL = {
 }
 """Fields of which several values are chosen."""
 
-FIRST_PRESETS = {REASONING: next(iter(REASONING_PRESETS))}
-"""The preset with which a further study starts."""
-
 OF_THE_MACHINE = ("device", "threads", "cache_dir", "out")
 """Fields that stay as they are when another preset is chosen."""
 
@@ -213,34 +210,3 @@ def predictor_choice() -> Any:
     return mo.ui.dropdown(
         options, value=TITLES[PREDICTORS[0]], allow_select_none=False, label="probe"
     )
-
-
-# --- further studies -----------------------------------------------------------------------------
-
-STUDY_TABS = {"Overview": "", "Reasoning models": REASONING}
-"""Title of a tab to the study that it opens."""
-OVERVIEW = (
-    "**Reasoning models.** A model that thinks before it answers is asked each question many "
-    "times. Is a run right, does the model know, and can a probe read it at the token "
-    "`</think>`, in and out of distribution?\n\nA study is a notebook of its own too: "
-    "`uv run marimo edit studies/reasoning.py`. Nothing of it is loaded before its tab is opened."
-)
-
-
-def study_tabs() -> Any:
-    """A tab for each further study; None in a script, where nobody opens one."""
-    if not in_notebook():
-        return None
-    import marimo as mo
-
-    return mo.ui.tabs({title: "" if study else OVERVIEW for title, study in STUDY_TABS.items()})
-
-
-def opened_study(tabs: Any) -> str:
-    """The study whose tab is open; "" for none."""
-    return STUDY_TABS[tabs.value] if tabs is not None else ""
-
-
-def study_config(config: RunConfig, study: str) -> RunConfig:
-    """The config with which a study starts, on the machine of the page's config."""
-    return with_preset(config, FIRST_PRESETS[study]) if study else config

@@ -77,9 +77,10 @@ def load_questions(
     """Questions of one source: "lab", "lab:ood", a JSONL file, or a data set's name on the hub.
 
     A hub name is "owner/name", "name:config" or "name:config@split"; "gsm8k" is short for
-    "openai/gsm8k:main@train", "math-500" for "HuggingFaceH4/MATH-500@test". Which questions a limit takes, their order and their splits follow
-    from the seed and each question's id alone: 200 questions are the first 200 of 400. The lab
-    makes as many questions as it is asked for, and brings its own splits.
+    "openai/gsm8k:main@train", "math-500" for "HuggingFaceH4/MATH-500@test". Which questions a
+    limit takes, their order and their splits follow from the seed and each question's id alone:
+    200 questions are the first 200 of 400. The lab makes as many questions as it is asked for, and
+    brings its own splits.
 
     Raises UserError for a limit below 1, shares that do not sum to 1, a source that cannot be
     reached and every malformed row, which it names.

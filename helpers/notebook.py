@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import html
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +24,21 @@ from helpers.asking_views import checked_view
 from helpers.background import progress_view, watch
 from helpers.checking import check_by_sampling
 from helpers.cli import explain, show_warning
-from helpers.config import RUN_FLAG, RunConfig, config_from_arguments
+from helpers.config import RUN_FLAG, RunConfig, config_class, config_from_arguments
 from helpers.errors import UserError
-from helpers.open_run import open_run
+from helpers.further_studies import STUDY_NOTEBOOKS, notebook_of, open_any
 from helpers.progress import Progress, StageProgress, terminal_progress
-from helpers.run import Run, run
+from helpers.run import Run
 from helpers.run_folder import read_manifest
+from helpers.run_list import stored_runs
 from helpers.showing import in_notebook
-from helpers.summary import summarise
+from helpers.stages import stages_of
+from helpers.studies import run_study, summarise_run
+
+SCORES_TO_COME = (
+    "The scores appear here when the probes are trained and evaluated. Where nothing is at work, "
+    "press <strong>Run</strong> above to go on."
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,8 @@ class Seen:
     stages: tuple[str, ...]
     at_work: bool
     """Whether a worker is busy with it."""
+    study: str = ""
+    """The study whose runs the page shows."""
 
 
 @contextlib.contextmanager
@@ -63,14 +74,22 @@ def problems_explained() -> Iterator[None]:
 
 
 @problems_explained()
-def asked_config(notebook: str) -> RunConfig:
-    """The config that the flags behind the notebook's name ask for.
+def asked_config(notebook: str, preset: str = "") -> RunConfig:
+    """The config that the flags behind the notebook's name ask for; `preset` where none is named.
 
     Flags of another program, such as a test runner that runs the application, are not for us.
     """
     if not in_notebook():
         warnings.showwarning = show_warning
-    return config_from_arguments(_flags(notebook), Path(notebook).name)
+    usual = preset or "lab"
+    config = config_from_arguments(_flags(notebook), Path(notebook).name, usual)
+    own = config_class(usual).study
+    if config.study != own:
+        raise UserError(
+            f"the preset {config.preset!r}, or one of these flags, belongs to another study: give "
+            f"them to its notebook, uv run {notebook_of(config.study)}"
+        )
+    return config
 
 
 def _flags(notebook: str) -> list[str]:
@@ -82,18 +101,26 @@ def read_only() -> bool:
     return os.environ.get("SEP_READ_ONLY", "") not in ("", "0")
 
 
-def see(folder: Path) -> Seen:
-    """How far a run folder is now."""
+def see(folder: Path, study: str = "") -> Seen:
+    """How far a run folder of a study is now."""
     manifest = read_manifest(folder) or {}
-    return Seen(folder, tuple(manifest.get("stages_done", ())), watch(folder).at_work)
+    return Seen(folder, tuple(manifest.get("stages_done", ())), watch(folder).at_work, study)
 
 
 @problems_explained()
 def first_seen(config: RunConfig) -> Any:
-    """The state of a page, `(get, set)`: at first the run that the flags ask for is open."""
+    """The state of a page, `(get, set)`: at first the run that the flags ask for is open.
+
+    Where there is none yet, a further study shows the newest that is stored.
+    A cell that sets it is drawn anew as well: pressed, the button Run becomes Stop at once.
+    """
     import marimo as mo
 
-    return mo.state(see(config.run_folder))
+    seen = see(config.run_folder, config.study)
+    if config.study and not (seen.stages or seen.at_work):
+        there = [entry.folder for entry in stored_runs(config.out, config.study) if entry.finished]
+        seen = see(there[0], config.study) if there else seen
+    return mo.state(seen, allow_self_loops=True)
 
 
 def ticker(seen: Seen) -> Any:
@@ -111,43 +138,80 @@ def follow(seen: Seen, tick: Any, set_seen: Callable[[Seen], None]) -> Any:
         return None
     import marimo as mo
 
-    now = see(seen.folder)
+    now = see(seen.folder, seen.study)
     if now != seen:
         set_seen(now)
-    watched = watch(seen.folder)
+    # A folder in which nothing is written yet does not say of which study it will be.
+    watched = replace(watch(seen.folder), stages=stages_of({"study": seen.study}))
     if watched.state in ("idle", "finished"):
         return None
     page = mo.Html(progress_view(watched))
     return page if tick is None else mo.vstack([page, tick])
 
 
-def opened(config: RunConfig, seen: Seen) -> Run:
+def opened(config: RunConfig, seen: Seen) -> Any:
     """The run that is shown: a script, or a page started with `--run`, computes it first.
+
+    Of the main study it is a `Run`, of another one that study's record.
 
     A page on which nothing has been computed yet waits, and says for what; after a problem it
     shows what was finished before.
     """
     if not in_notebook():
-        with problems_explained():
+        with problems_explained(), _stopped_at_once():
             return _computed(config)
     import marimo as mo
 
-    if RUN_FLAG in sys.argv[1:]:
+    if told_to_run(config):
         try:
             return _computed(config)
         except UserError as problem:
-            seen, trouble = see(config.run_folder), stumbled(problem)
+            seen, trouble = see(config.run_folder, config.study), stumbled(problem)
             mo.stop("meanings" not in seen.stages, trouble)
             mo.output.append(trouble)
     with problems_explained():
         mo.stop("meanings" not in seen.stages, waiting(seen))
-        return open_run(seen.folder)
+        return open_any(seen.folder, seen.study)
 
 
-def _computed(config: RunConfig) -> Run:
-    finished = run(config, progress_here())
-    assert finished is not None  # `run` goes to its last stage
+def when_scored(run: Any) -> Any:
+    """The run of a study once it has scores; until then the cell waits, and says for what."""
+    import marimo as mo
+
+    mo.stop(run.assessment is None, _callout(SCORES_TO_COME))
+    return run
+
+
+def told_to_run(config: RunConfig) -> bool:
+    """Whether `--run` is meant for this config, and not for the page in which it is embedded."""
+    started = Path(sys.argv[0]).name
+    others = [Path(notebook_of(study)).name for study in ("", *STUDY_NOTEBOOKS)]
+    others.remove(Path(notebook_of(config.study)).name)
+    return RUN_FLAG in sys.argv[1:] and started not in others
+
+
+def _computed(config: RunConfig) -> Any:
+    finished = run_study(config, progress_here())
+    assert finished is not None  # it goes to its last stage
     return finished
+
+
+@contextlib.contextmanager
+def _stopped_at_once() -> Iterator[None]:
+    """Inside, Ctrl-C stops a script at once.
+
+    Cells that `await` make marimo run a script's cells in an event loop, and Python's loops keep
+    the first Ctrl-C until the next `await`, which comes when everything is computed.
+    """
+    held = signal.getsignal(signal.SIGINT)
+    ours = threading.current_thread() is threading.main_thread() and callable(held)
+    if ours:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, held)
 
 
 def stumbled(problem: UserError) -> Any:
@@ -160,13 +224,17 @@ def stumbled(problem: UserError) -> Any:
 
 def waiting(seen: Seen) -> Any:
     """What a page that has nothing to show yet waits for."""
-    import marimo as mo
-
     text = (
         "The first results appear here when all answers are sampled and grouped by meaning."
         if seen.at_work
         else "Nothing to show yet. Press <strong>Run</strong> above, or choose a stored run."
     )
+    return _callout(text)
+
+
+def _callout(text: str) -> Any:
+    import marimo as mo
+
     return mo.callout(mo.Html(f"<div>{text}</div>"), kind="neutral")
 
 
@@ -195,9 +263,11 @@ def notebook_progress() -> Progress:
     return stage
 
 
-def conclude(run: Run) -> Any:
+def conclude(run: Any) -> Any:
     """Print the table and the run folder in a script; show them in a notebook."""
-    text = f"{summarise(run)}\n\nrun folder: {run.folder}"
+    if in_notebook() and run.assessment is None:
+        return None  # a study whose scores are still to come has no table
+    text = f"{summarise_run(run)}\n\nrun folder: {run.folder}"
     if not in_notebook():
         print(text)
         return None

@@ -17,18 +17,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 from helpers.errors import UserError
 from helpers.files import write_bytes
+from helpers.further_studies import notebook_of, open_any
 from helpers.progress import Progress, silent_progress
 from helpers.provenance import provenance_card
 from helpers.report_page import Heading, Page, figure_html, html_page
 from helpers.report_tables import headline
 from helpers.run import Run
+from helpers.run_folder import read_manifest
 from helpers.showing import LIVE, Item, Shown, built, items_of, reporting
+from helpers.stages import study_of
 
-NOTEBOOK = Path(__file__).resolve().parent.parent / "probe_training_auto.py"
+if TYPE_CHECKING:
+    from helpers.studies.reasoning.run_files import StudyRun
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+NOTEBOOK = REPOSITORY / notebook_of("")
+AnyStudysRun = Union[Run, "StudyRun"]
 PROSE = '<span class="markdown'
 """What the HTML of marimo's markdown begins with."""
 
@@ -57,7 +65,11 @@ class Passage:
 
 
 def write_report(
-    run: Run, path: Path | None = None, *, code: bool = False, progress: Progress | None = None
+    run: AnyStudysRun,
+    path: Path | None = None,
+    *,
+    code: bool = False,
+    progress: Progress | None = None,
 ) -> Path:
     """Write the report of a finished run to a file (default: `report.html` in its folder).
 
@@ -69,17 +81,17 @@ def write_report(
     # The run by its last two folders: where they lie on this machine is nobody's business.
     asked = ["sep", "report", str(Path(*run.folder.resolve().parts[-2:]))]
     command = shlex.join([*asked, *(["--code"] if code else [])])
-    cells = run_cells(notebook_app(), {"run": run}, progress or silent_progress())
+    app = notebook_app(notebook_path(run))
+    cells = run_cells(app, {"run": run}, progress or silent_progress())
     page = report_html(run, cells, code=code, command=command, written=datetime.now().astimezone())
     write_bytes(target, page.encode())
     return target
 
 
-def finished_run(folder: Path) -> Run:
-    """The run of a folder; raises `UserError` where it is none, or has no scores yet."""
-    from helpers.open_run import open_run
-
-    run = open_run(Path(folder))
+def finished_run(folder: Path) -> Any:
+    """The run of a folder, of any study; raises `UserError` where it is none, or has no scores."""
+    folder = Path(folder)
+    run = open_any(folder, study_of(read_manifest(folder) or {}))
     if "evaluation" not in run.manifest["stages_done"]:
         done = ", ".join(run.manifest["stages_done"])
         raise UserError(
@@ -89,12 +101,17 @@ def finished_run(folder: Path) -> Run:
     return run
 
 
+def notebook_path(run: AnyStudysRun) -> Path:
+    """The notebook of the study that a run belongs to."""
+    return REPOSITORY / notebook_of(run.config.study)
+
+
 def notebook_app(path: Path = NOTEBOOK) -> Any:
     """The marimo app of a notebook file; its cells have not run."""
     if not path.is_file():
         raise UserError(
-            f"{path} is missing: a report is made from the notebook, which is part of the "
-            "repository and not of the installed package; work in a copy of the repository"
+            f"{path} is missing: reports and studies are made from the notebooks, which are part "
+            "of the repository and not of the installed package; work in a copy of the repository"
         )
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None  # the file's name ends in .py
@@ -134,13 +151,13 @@ def run_cells(
 
 
 def report_html(
-    run: Run, cells: Sequence[CellResult], *, code: bool, command: str, written: datetime
+    run: AnyStudysRun, cells: Sequence[CellResult], *, code: bool, command: str, written: datetime
 ) -> str:
     """The page of a run from the cells of the notebook that ran with it."""
     passages, headings = outline(without_bare_controls([passage(c, code=code) for c in cells]))
     # What stands at the head is not said twice: the first heading, the headline, the provenance.
     title = next((h.text for h in headings if h.level == 1), "Report")
-    short, origin = _words(headline, run), _words(provenance_card, run)
+    short, origin = _words(_headline(run), run), _words(provenance_card, run)
     body = _body_html(passages, leave_out=(short, origin))
     body = re.sub(r"<h1\b.*?</h1>", "", body, count=1, flags=re.DOTALL)
     name = html.escape(run.folder.name)
@@ -158,7 +175,16 @@ def report_html(
     return html_page(Page(f"{run.folder.name}: {title}", head, body, foot, contents))
 
 
-def _words(build: Callable[..., Any], run: Run) -> str:
+def _headline(run: AnyStudysRun) -> Callable[..., str]:
+    """The view that says of a run in a sentence what came out."""
+    if isinstance(run, Run):
+        return headline
+    from helpers.studies.reasoning import views
+
+    return views.headline
+
+
+def _words(build: Callable[..., Any], run: AnyStudysRun) -> str:
     """The HTML text that a view makes of a run, without figures."""
     return "".join(item for item in built(build, run).items if isinstance(item, str))
 

@@ -180,7 +180,7 @@ def test_a_stage_that_fails_leaves_the_earlier_ones(
         raise UserError("the model is gone; <b>bring</b> it back")
 
     said: list = []
-    monkeypatch.setattr(notebook, "run", fails)
+    monkeypatch.setattr(notebook, "run_study", fails)
     monkeypatch.setattr(notebook, "in_notebook", lambda: True)
     monkeypatch.setattr("marimo.output.append", said.append)
     monkeypatch.setattr(sys, "argv", [PROGRAM, "--run"])

@@ -148,9 +148,8 @@ def _add_reliability(fig: go.Figure, number: int, curve: ReliabilityCurve) -> No
         y=curve.observed,
         xaxis=x,
         yaxis=y,
-        mode="lines+markers",
-        line={"color": BLUE, "width": 1.5},
-        marker={"size": size, "opacity": 0.85},
+        mode="markers",
+        marker={"size": size, "opacity": 0.85, "color": BLUE},
         error_y={
             "array": curve.observed_high - curve.observed,
             "arrayminus": curve.observed - curve.observed_low,

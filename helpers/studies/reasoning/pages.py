@@ -24,6 +24,16 @@ def scores_page(run: StudyRun) -> Page:
     ]
 
 
+def within_page(run: StudyRun) -> Page:
+    """How well it is told which runs of one question are right."""
+    found = views.assessed(run)
+    return [
+        figures.within_figure(found),
+        views.within_sentences(found),
+        folded(f"{NUMBERS}, with p-values", score_tables.within_table(found)),
+    ]
+
+
 def differences_page(run: StudyRun) -> Page:
     """What one predictor adds to another."""
     found = views.assessed(run)

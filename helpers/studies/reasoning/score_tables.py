@@ -14,12 +14,11 @@ from helpers.studies.reasoning.panels import SPLIT_WORDS
 from helpers.studies.reasoning.predictors import GIVES_CORRECT
 from helpers.studies.reasoning.probes import CORRECTNESS, THINKING
 from helpers.studies.reasoning.records import RunTable, StudyAssessment, StudyProbes
+from helpers.studies.reasoning.scores import WITHIN
 
 AS_ENTROPY = {CORRECTNESS: "correctness probe, sign turned", THINKING: "thinking entropy itself"}
 """What predicts high semantic entropy under a name that means another thing elsewhere."""
-
-Cells = Mapping[str, Mapping[str, Score]]
-"""By split, then by the words of a row."""
+HEADS = METRIC_NAMES | {WITHIN: "AUROC within a question"}
 
 
 def score_table(found: StudyAssessment, table: RunTable) -> str:
@@ -28,6 +27,22 @@ def score_table(found: StudyAssessment, table: RunTable) -> str:
     names = found.correctness[splits[0]] if splits else ()
     rows = [(title_of(name), [found.correctness[s][name] for s in splits]) for name in names]
     return _scores(rows, splits, ("auroc", "average_precision"), units(table, splits))
+
+
+def within_table(found: StudyAssessment) -> str:
+    """AUROC among the runs of one question of every predictor."""
+    splits = splits_of(found.correctness)
+    rows = [
+        (title_of(name), [found.correctness[s][name] for s in splits])
+        for name in (found.correctness[splits[0]] if splits else ())
+    ]
+    sizes = {s: max(row[WITHIN].n for row in found.correctness[s].values()) for s in splits}
+    parts = [f"{n:,} runs {SPLIT_WORDS[split]}" for split, n in sizes.items()]
+    note = (
+        f"Of questions with both correct and incorrect runs: {', '.join(parts)}. 95 % intervals "
+        "draw whole questions; p by dealing out the labels within each question."
+    )
+    return _scores(rows, splits, (WITHIN,), note)
 
 
 def calibration_table(found: StudyAssessment) -> str:
@@ -48,16 +63,20 @@ def calibration_table(found: StudyAssessment) -> str:
 def _scores(
     rows: Sequence[tuple[str, Sequence[Mapping[str, Score]]]],
     splits: Sequence[str],
-    metrics: tuple[str, str],
+    metrics: Sequence[str],
     note: str,
 ) -> str:
-    """A row for each predictor; for each split two metrics, the first with its p-value."""
-    heads = ["", *(f"{METRIC_NAMES[m]}, {SPLIT_WORDS[s]}" for s in splits for m in metrics)]
+    """A row for each predictor; for each split its metrics, the first with its p-value."""
+    heads = ["", *(f"{HEADS[m]}, {SPLIT_WORDS[s]}" for s in splits for m in metrics)]
     lines: list[list[str]] = []
     shown: list[Score] = []
     for words, scores in rows:
-        first, second = metrics
-        cells = [text for row in scores for text in (with_p(row[first]), level(row[second]))]
+        first, *others = metrics
+        cells = [
+            text
+            for row in scores
+            for text in (with_p(row[first]), *(level(row[metric]) for metric in others))
+        ]
         lines.append([words, *cells])
         shown += [row[metric] for row in scores for metric in metrics]
     return html_table(heads, lines, note + reasons_of(shown))
