@@ -410,4 +410,4 @@ def test_three_thousand_runs_a_split_are_scored_in_seconds():
         table, predictions, probes, traced,
         n_bootstrap=500, n_permutations=500, seed=0, progress=silent_progress(),
     )  # fmt: skip
-    assert time.process_time() - started < 8
+    assert time.process_time() - started < 15  # 5 s where nothing else runs

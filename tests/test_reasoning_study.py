@@ -43,11 +43,8 @@ FILES = (
 )  # fmt: skip
 KILLS = (
     ("helpers.store:Store.put_many", 2),  # sampling: the second batch is lost
-    ("helpers.entailment:NliJudge._forward", 1),  # judging
     ("helpers.store:Store.put_arrays", 1),  # hidden states, before any is stored
-    ("helpers.studies.reasoning.run:write_table", 1),
     ("helpers.probe_store:write_bytes", 2),  # between a probe's tensors and its card
-    ("helpers.studies.reasoning.run:write_json", 1),  # just before metrics.json
     ("helpers.studies.reasoning.run:write_analysis_table", 1),
 )
 
