@@ -1,6 +1,6 @@
 # The dashboard by itself: the small install, without torch or any model. Railway.md says how.
 FROM python:3.13-slim AS build
-COPY --from=ghcr.io/astral-sh/uv:0.13 /uv /bin/uv
+RUN pip install --no-cache-dir --quiet "uv>=0.9"
 ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_NO_CACHE=1 UV_PYTHON_DOWNLOADS=never
 WORKDIR /app
 COPY pyproject.toml uv.lock ./
