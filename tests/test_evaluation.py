@@ -524,12 +524,15 @@ def test_two_thousand_resamples_of_four_hundred_rows_take_under_half_a_second():
     assert score.low < score.value < score.high
 
 
-def test_three_thousand_rows_in_three_hundred_groups_take_no_seconds():
+def test_three_thousand_rows_in_three_hundred_groups_take_under_a_second():
     groups = np.repeat(np.arange(300), 10)
     scores, labels = noisy(3000, seed=0)
-    started = time.process_time()
-    found = evaluate_classifier(scores, labels, groups=groups)["auroc"]
-    assert time.process_time() - started < 3  # 0.2 s where nothing else runs
+    taken = []
+    for _ in range(2):  # other processes on the same core make any one of them slower
+        started = time.process_time()
+        found = evaluate_classifier(scores, labels, groups=groups)["auroc"]
+        taken.append(time.process_time() - started)
+    assert min(taken) < 1
     assert found.low < found.value < found.high
 
 

@@ -405,9 +405,12 @@ def test_three_thousand_runs_a_split_are_scored_in_seconds():
     assert table.rows("ood").sum() == 3000
     probes = train_study_probes(table, traced, progress=silent_progress())
     predictions = predict_study(probes, table, traced)
-    started = time.process_time()
-    assess_study(
-        table, predictions, probes, traced,
-        n_bootstrap=500, n_permutations=500, seed=0, progress=silent_progress(),
-    )  # fmt: skip
-    assert time.process_time() - started < 15  # 5 s where nothing else runs
+    taken = []
+    while len(taken) < 2 and not any(seconds < 8 for seconds in taken):
+        started = time.process_time()  # other processes on the same core make it slower
+        assess_study(
+            table, predictions, probes, traced,
+            n_bootstrap=500, n_permutations=500, seed=0, progress=silent_progress(),
+        )  # fmt: skip
+        taken.append(time.process_time() - started)
+    assert min(taken) < 8
