@@ -21,4 +21,4 @@ USER visitor
 EXPOSE 8080
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["python", "-c", \
   "import os, urllib.request as u; u.urlopen('http://127.0.0.1:%s/health' % os.environ['PORT'], timeout=4)"]
-CMD ["python", "-m", "helpers.serving", "--host", "0.0.0.0"]
+CMD ["python", "-m", "helpers.app.serving", "--host", "0.0.0.0"]

@@ -15,9 +15,9 @@ app = marimo.App(width="medium", app_title="Does the model know?")
 with app.setup:
     import marimo as mo
 
-    from helpers.dashboard import about, controls, data, figures, page, score_figures
-    from helpers.dashboard.filters import apply
-    from helpers.dashboard.query import View
+    from helpers.dashboard import data, figures, page
+    from helpers.dashboard.address import View
+    from helpers.dashboard.filters import apply_filters
     from helpers.dashboard.scores import selection_scores
 
 
@@ -40,7 +40,7 @@ def _():
 
 @app.cell
 def _():
-    about.glossary()
+    page.glossary()
     return
 
 
@@ -53,7 +53,7 @@ def _():
 
 @app.cell
 def _(listed, params):
-    run_choice = controls.run_choice(listed, params)
+    run_choice = page.run_choice(listed, params)
     run_choice
     return (run_choice,)
 
@@ -72,8 +72,8 @@ def _(listed, run_choice):
 
 @app.cell
 def _(run):
-    about.print_summary(run)
-    about.provenance(run)
+    page.print_summary(run)
+    page.provenance(run)
     return
 
 
@@ -103,19 +103,19 @@ def _():
 
 @app.cell
 def _(asked, run):
-    elements = controls.filter_elements(run.table, asked.view)
+    elements = page.filter_elements(run.table, asked.view)
     return (elements,)
 
 
 @app.cell
 def _(elements, run):
-    kept = apply(run.table, controls.chosen_filters(elements, run.table))
+    kept = apply_filters(run.table, page.chosen_filters(elements, run.table))
     return (kept,)
 
 
 @app.cell
 def _(elements, kept, run):
-    controls.filter_panel(elements, kept, run.table)
+    page.filter_panel(elements, kept, run.table)
     return
 
 
@@ -134,7 +134,7 @@ def _():
 
 @app.cell
 def _(asked):
-    probe = controls.probe_choice(asked.view)
+    probe = page.probe_choice(asked.view)
     probe
     return (probe,)
 
@@ -180,7 +180,7 @@ def _():
 
 @app.cell
 def _(asked):
-    colour = controls.colour_choice(asked.view)
+    colour = page.colour_choice(asked.view)
     colour
     return (colour,)
 
@@ -241,7 +241,7 @@ def _(kept, run):
 
 @app.cell
 def _(scores):
-    page.with_words(score_figures.roc_view(scores))
+    page.with_words(figures.roc_view(scores))
     return
 
 
@@ -256,13 +256,13 @@ def _():
 
 @app.cell
 def _(scores):
-    page.with_words(score_figures.risk_view(scores))
+    page.with_words(figures.risk_view(scores))
     return
 
 
 @app.cell
 def _(run):
-    about.stored_scores(run)
+    page.stored_scores(run)
     return
 
 

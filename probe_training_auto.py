@@ -14,24 +14,13 @@ app = marimo.App(width="medium", app_title="Uncertainty probes")
 with app.setup:
     import marimo as mo
 
-    from helpers import (
-        choices,
-        controls,
-        explore_views,
-        further_studies,
-        notebook,
-        pages,
-        plan,
-        provenance,
-        report_figures,
-        report_tables,
-    )
-    from helpers.analyses import figures as analysis_figures
-    from helpers.analyses import meaning_tables
-    from helpers.analyses import tables as analysis_tables
-    from helpers.analyses.tables import of
-    from helpers.notebook import problems_explained
-    from helpers.showing import show, show_live
+    from helpers.app import controls, notebook, plan, report
+    from helpers.studies import registry
+    from helpers.studies.semantic_entropy import explore, page, views
+    from helpers.studies.semantic_entropy.analyses import figures as analysis_figures
+    from helpers.studies.semantic_entropy.analyses import tables as analysis_tables
+    from helpers.studies.semantic_entropy.analyses.tables import analysis_view
+    from helpers.views.showing import problems_explained, show, show_live
 
 
 @app.cell(hide_code=True)
@@ -75,8 +64,8 @@ def _():
 
 @app.cell
 def _(config):
-    get_seen, set_seen = notebook.first_seen(config)
-    return get_seen, set_seen
+    get_page, set_page = notebook.initial_page_state(config)
+    return get_page, set_page
 
 
 @app.cell
@@ -88,7 +77,7 @@ def _(config):
 
 @app.cell
 def _(config, preset):
-    shown = controls.with_preset(config, preset.value)
+    shown = registry.with_preset(config, preset.value)
     fields = controls.config_fields(shown)
     fields
     return fields, shown
@@ -102,41 +91,41 @@ def _(fields, shown):
 
 
 @app.cell
-def _(drafted, get_seen):
-    get_seen()  # what is stored changes with the run's stages
+def _(drafted, get_page):
+    get_page()  # what is stored changes with the run's stages
     show_live(plan.plan_view, drafted)
     return
 
 
 @app.cell
-def _(drafted, get_seen, set_seen):
-    work_button = controls.work_button(drafted, get_seen(), set_seen)
+def _(drafted, get_page, set_page):
+    work_button = controls.work_button(drafted, get_page(), set_page)
     work_button
     return (work_button,)
 
 
 @app.cell
-def _(get_seen):
-    tick = notebook.ticker(get_seen())
+def _(get_page):
+    tick = notebook.ticker(get_page())
     return (tick,)
 
 
 @app.cell
-def _(get_seen, set_seen, tick):
-    notebook.follow(get_seen(), tick, set_seen)
+def _(get_page, set_page, tick):
+    notebook.work_progress(get_page(), tick, set_page)
     return
 
 
 @app.cell
-def _(get_seen, set_seen):
-    stored = controls.run_choice(get_seen(), set_seen)
+def _(get_page, set_page):
+    stored = controls.run_choice(get_page(), set_page)
     stored
     return (stored,)
 
 
 @app.cell
-def _(config, get_seen):
-    run = notebook.opened(config, get_seen())
+def _(config, get_page):
+    run = notebook.shown_run(config, get_page())
     return (run,)
 
 
@@ -153,19 +142,19 @@ def _():
 
 @app.cell
 def _(run):
-    show(report_tables.headline, run)
+    show(views.headline, run)
     return
 
 
 @app.cell
 def _(run):
-    show(report_figures.high_entropy_figure, run)
+    show(views.high_entropy_figure, run)
     return
 
 
 @app.cell
 def _(run):
-    get_question, set_question = choices.question_state(run)
+    get_question, set_question = page.question_state(run)
     return get_question, set_question
 
 
@@ -182,7 +171,7 @@ def _():
 
 @app.cell
 def _(run):
-    show(report_tables.questions_table, run.answers.questions)
+    show(views.questions_table, run.answers.questions)
     return
 
 
@@ -200,7 +189,7 @@ def _():
 
 @app.cell
 def _(run):
-    show(report_tables.answers_table, run.answers)
+    show(views.answers_table, run.answers)
     return
 
 
@@ -218,7 +207,7 @@ def _():
 
 @app.cell
 def _(run):
-    show(report_tables.meanings_table, run.answers, run.meanings)
+    show(views.meanings_table, run.answers, run.meanings)
     return
 
 
@@ -235,13 +224,13 @@ def _():
 
 @app.cell
 def _(run):
-    show(report_tables.formula_cards, run)
+    show(views.formula_cards, run)
     return
 
 
 @app.cell
 def _(run):
-    show(report_figures.entropy_figure, run)
+    show(views.entropy_figure, run)
     return
 
 
@@ -257,7 +246,7 @@ def _():
 
 @app.cell
 def _(run, set_question):
-    lexical = choices.clickable(report_figures.lexical_figure, run, set_question)
+    lexical = page.clickable(views.lexical_figure, run, set_question)
     lexical
     return (lexical,)
 
@@ -278,14 +267,14 @@ def _():
 
 @app.cell
 def _(run):
-    grouping = choices.what_if_choices(run)
+    grouping = page.what_if_choices(run)
     grouping
     return (grouping,)
 
 
 @app.cell
 def _(grouping, run):
-    show(pages.what_if_page, run, choices.what_if(grouping), grouping.value["bins"])
+    show(page.what_if_page, run, page.what_if(grouping), grouping.value["bins"])
     return
 
 
@@ -300,7 +289,7 @@ def _():
 
 @app.cell
 def _(run):
-    show(pages.temperature_page, run)
+    show(page.temperature_page, run)
     return
 
 
@@ -317,7 +306,7 @@ def _():
 
 @app.cell
 def _(run):
-    show(report_tables.states_table, run.states)
+    show(views.states_table, run.states)
     return
 
 
@@ -336,13 +325,13 @@ def _():
 
 @app.cell
 def _(run):
-    show(report_tables.missing_probes, run.trained)
+    show(views.missing_probes, run.trained)
     return
 
 
 @app.cell
 def _(run):
-    show(report_figures.probe_maps, run.trained)
+    show(views.probe_maps, run.trained)
     return
 
 
@@ -358,14 +347,14 @@ def _():
 
 @app.cell
 def _(run):
-    place = choices.place_choice(run)
+    place = page.place_choice(run)
     place
     return (place,)
 
 
 @app.cell
 def _(place, run):
-    show(pages.place_page, run, **place.value)
+    show(page.place_page, run, **place.value)
     return
 
 
@@ -382,13 +371,13 @@ def _():
 
 @app.cell
 def _(run):
-    show(report_tables.regression_table, run)
+    show(views.regression_table, run)
     return
 
 
 @app.cell
 def _(run, set_question):
-    predicted = choices.clickable(report_figures.predicted_figure, run, set_question)
+    predicted = page.clickable(views.predicted_figure, run, set_question)
     predicted
     return (predicted,)
 
@@ -405,19 +394,19 @@ def _():
 
 @app.cell
 def _(run):
-    show(report_tables.high_entropy_table, run)
+    show(views.high_entropy_table, run)
     return
 
 
 @app.cell
 def _(run):
-    show(report_figures.differences_figure, run)
+    show(views.differences_figure, run)
     return
 
 
 @app.cell
 def _(run):
-    show(report_figures.roc_figure, run)
+    show(views.roc_figure, run)
     return
 
 
@@ -431,7 +420,7 @@ def _():
 
 @app.cell
 def _(run):
-    show(report_figures.reliability_figure, run)
+    show(views.reliability_figure, run)
     return
 
 
@@ -446,13 +435,13 @@ def _():
 
 @app.cell
 def _(run):
-    show(report_figures.wrong_answer_figure, run)
+    show(views.wrong_answer_figure, run)
     return
 
 
 @app.cell
 def _(run):
-    show(report_tables.wrong_answer_table, run)
+    show(views.wrong_answer_table, run)
     return
 
 
@@ -467,7 +456,7 @@ def _():
 
 @app.cell
 def _(run):
-    show(report_figures.test_maps, run)
+    show(views.test_maps, run)
     return
 
 
@@ -500,14 +489,14 @@ def _():
 
 @app.cell
 def _(budget_axis, run):
-    show(of, run, "curves", analysis_figures.sample_budget, budget_axis.value)
+    show(analysis_view, run, "curves", analysis_figures.sample_budget, budget_axis.value)
     return
 
 
 @app.cell
 def _(run):
     show(
-        of, run, "curves", analysis_tables.cost_table,
+        analysis_view, run, "curves", analysis_tables.cost_table,
         folded="What each of these costs",
     )  # fmt: skip
     return
@@ -526,7 +515,7 @@ def _():
 
 @app.cell
 def _(run):
-    show(of, run, "curves", analysis_figures.label_efficiency)
+    show(analysis_view, run, "curves", analysis_figures.label_efficiency)
     return
 
 
@@ -542,7 +531,7 @@ def _():
 
 @app.cell
 def _(run):
-    show(of, run, "curves", analysis_figures.threshold_sensitivity)
+    show(analysis_view, run, "curves", analysis_figures.threshold_sensitivity)
     return
 
 
@@ -559,14 +548,14 @@ def _():
 
 @app.cell
 def _(run):
-    show(of, run, "curves", analysis_figures.risk_coverage)
+    show(analysis_view, run, "curves", analysis_figures.risk_coverage)
     return
 
 
 @app.cell
 def _(run):
     show(
-        of, run, "curves", analysis_tables.selective_table,
+        analysis_view, run, "curves", analysis_tables.selective_table,
         folded="Areas, and accuracy where most questions are answered",
     )  # fmt: skip
     return
@@ -586,14 +575,14 @@ def _():
 
 @app.cell
 def _(run):
-    show(of, run, "curves", analysis_figures.abstention)
+    show(analysis_view, run, "curves", analysis_figures.abstention)
     return
 
 
 @app.cell
 def _(run):
     show(
-        of, run, "curves", analysis_tables.policies_table,
+        analysis_view, run, "curves", analysis_tables.policies_table,
         folded="Every measure, and the weaker promise on average",
     )  # fmt: skip
     return
@@ -614,84 +603,21 @@ def _():
 
 @app.cell
 def _(run):
-    show(of, run, "audit", analysis_figures.cluster_audit)
+    show(analysis_view, run, "audit", analysis_figures.cluster_audit)
     return
 
 
 @app.cell
 def _(run):
-    show(of, run, "audit", meaning_tables.audit_words)
+    show(analysis_view, run, "audit", analysis_tables.audit_words)
     return
 
 
 @app.cell
 def _(run):
     show(
-        of, run, "audit", meaning_tables.audit_table,
+        analysis_view, run, "audit", analysis_tables.audit_table,
         folded="Every rule in numbers",
-    )  # fmt: skip
-    return
-
-
-@app.cell(hide_code=True)
-def _():
-    mo.md(r"""
-    Packages share a word, semantic entropy, and not a formula. These are their numbers for the
-    very same answers and verdicts, and whether the difference matters for telling wrong answers.
-    """)
-    return
-
-
-@app.cell
-def _(run):
-    show(of, run, "conformance", meaning_tables.conformance_table)
-    return
-
-
-@app.cell
-def _(run):
-    show(
-        of, run, "conformance", meaning_tables.quirks_table,
-        folded="Why they differ, and which is right",
-    )  # fmt: skip
-    return
-
-
-@app.cell
-def _(run):
-    show(
-        of, run, "conformance", meaning_tables.metrics_table,
-        folded="Evaluation metrics of other packages",
-    )  # fmt: skip
-    return
-
-
-@app.cell(hide_code=True)
-def _():
-    mo.md(r"""
-    ## Two protocols
-
-    How a probe is evaluated can be worth more than the probe. A *leak* is a way in which test
-    questions have a say in their own score, or one side of a comparison gets more of them. From a
-    clean protocol, each leak is switched on alone, over several random splits; the last rows are
-    the protocol published with the semantic entropy probes (SEP), and its regression without any
-    leak. The *accuracy probe* is trained on wrong answers directly. An interval that holds 0 is no
-    evidence that the leak is worth anything on these questions.
-    """)
-    return
-
-
-@app.cell
-def _(run):
-    show(of, run, "protocols", analysis_figures.protocol_changes)
-    return
-
-
-@app.cell
-def _(run):
-    show(
-        of, run, "protocols", analysis_tables.protocols_table,
-        folded="Every protocol in numbers",
     )  # fmt: skip
     return
 
@@ -711,13 +637,13 @@ def _():
 
 @app.cell
 def _(run):
-    show(report_tables.tripwires_table, run)
+    show(views.tripwires_table, run)
     return
 
 
 @app.cell
 def _(run):
-    show(report_figures.shuffled_figure, run)
+    show(views.shuffled_figure, run)
     return
 
 
@@ -734,21 +660,21 @@ def _():
 
 @app.cell
 def _(run, set_question):
-    cases = choices.case_choice(run, set_question)
+    cases = page.case_choice(run, set_question)
     cases
     return (cases,)
 
 
 @app.cell
 def _(run, set_question):
-    browser = choices.question_table(run, set_question)
+    browser = page.question_table(run, set_question)
     browser
     return (browser,)
 
 
 @app.cell
 def _(get_question, run):
-    show(explore_views.question_view, run, get_question())
+    show(explore.question_view, run, get_question())
     return
 
 
@@ -767,21 +693,21 @@ def _():
 
 @app.cell
 def _(run):
-    question = choices.ask_form(run)
+    question = page.ask_form(run)
     question
     return (question,)
 
 
 @app.cell
 def _(config, question, run):
-    reading = notebook.asked(run, question, config)
-    show_live(pages.reading_page, run, reading)
+    reading = notebook.reading_of(run, question, config)
+    show_live(page.reading_page, run, reading)
     return (reading,)
 
 
 @app.cell
 def _(run):
-    check = choices.check_button(run)
+    check = page.check_button(run)
     check
     return (check,)
 
@@ -803,7 +729,7 @@ def _():
 
 @app.cell
 def _(config, reading, run):
-    show_live(pages.answered_page, run, reading, config)
+    show_live(page.answered_page, run, reading, config)
     return
 
 
@@ -820,14 +746,14 @@ def _():
 
 @app.cell
 def _(run):
-    other = choices.other_run(run)
+    other = page.other_run(run)
     other
     return (other,)
 
 
 @app.cell
 def _(other, run):
-    show_live(pages.comparison_page, run, other.value)
+    show_live(page.comparison_page, run, other.value)
     return
 
 
@@ -867,7 +793,7 @@ def _():
 
 @app.cell
 def _(run):
-    show(provenance.provenance_card, run)
+    show(report.provenance_card, run)
     return
 
 
@@ -890,27 +816,27 @@ def _():
 
 @app.cell
 def _():
-    load_study = further_studies.study_loader()
+    load_study = notebook.study_loader()
     return (load_study,)
 
 
 @app.cell
 def _():
-    studies = further_studies.study_tabs()
+    studies = notebook.study_tabs()
     studies
     return (studies,)
 
 
 @app.cell
 def _(load_study, studies):
-    study_app = load_study(further_studies.opened_study(studies))
+    study_app = load_study(notebook.opened_study(studies))
     return (study_app,)
 
 
 @app.cell(expand_output=True)
 async def _(config, studies, study_app):
-    study = further_studies.study_config(config, further_studies.opened_study(studies))
-    await further_studies.embedded(study_app, study)
+    study = registry.study_config(config, notebook.opened_study(studies))
+    await notebook.embedded(study_app, study)
     return
 
 

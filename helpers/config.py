@@ -1,35 +1,22 @@
-"""One `RunConfig` for the form, the command line, the cache key and the manifest.
-
->>> make_config("lab", k=20).k
-20
-"""
+"""`RunConfig`: everything that determines a run, and where and how it is executed."""
 
 from __future__ import annotations
 
-import argparse
-import difflib
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NoReturn, get_args, get_origin
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
 from helpers.errors import UserError
-
-# The presets belong to this module's face; they live in a file of their own for its length.
-from helpers.presets import PRESET_NOTES as PRESET_NOTES
-from helpers.presets import PRESETS as PRESETS
-from helpers.presets import REASONING_PRESETS
 from helpers.uncertainty import choose_estimators
 
-RUN_FLAG = "--run"
-"""Tells a notebook to start without waiting for its button."""
-
-ANALYSES = ("curves", "audit", "conformance", "protocols")
+ANALYSES = ("curves", "audit")
 POSITIONS = ("tbg", "answer_last", "answer_second_last", "answer_mean", "think_end")
 
 
@@ -44,6 +31,10 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
     study: ClassVar[str] = ""
     """The study that the run belongs to, as its manifest names it; "" is the main one."""
+    states_per_answer: ClassVar[bool] = False
+    """Whether hidden states are kept of every answer, not of one answer to each question."""
+    with_greedy: ClassVar[bool] = True
+    """Whether the most likely answer is generated beside the samples."""
 
     preset: str = Field("lab", description="the preset that the other values started from")
     model: str = Field("lab", description="language model: 'lab', a hub name, or a local folder")
@@ -100,11 +91,38 @@ class RunConfig(BaseModel):
     p_true_shots: int = Field(
         10, ge=0, le=100, description="solved examples in front of the few-shot p(True) question"
     )
+    backend: Literal["hf", "vllm", "openai"] = Field(
+        "hf",
+        description="what generates: transformers, vLLM in this process, or an OpenAI-compatible "
+        "completions endpoint",
+    )
+    served_model: str = Field("", description="the model's name at the endpoint; default: --model")
     n_bootstrap: int = Field(2000, ge=100, le=100_000, description="resamples for each interval")
     n_permutations: int = Field(2000, ge=1000, le=100_000, description="permutations for p-values")
 
     analyses: tuple[str, ...] = execution_field(
         ("all",), description="what follows the evaluation: all, none, or " + ", ".join(ANALYSES)
+    )
+    endpoint: str = execution_field(
+        "http://127.0.0.1:8000/v1", description="address of --backend openai, up to /v1"
+    )
+    api_key_variable: str = execution_field(
+        "OPENAI_API_KEY", description="environment variable that holds the endpoint's key"
+    )
+    requests_at_once: int = execution_field(
+        8, ge=1, le=1024, description="requests to the endpoint at a time"
+    )
+    gpu_mem_utilization: float = execution_field(
+        0.9, gt=0, le=1, description="share of the GPU's memory that vLLM takes"
+    )
+    max_num_seqs: int = execution_field(
+        256, ge=1, le=65_536, description="sequences that vLLM works on at once"
+    )
+    enforce_eager: bool = execution_field(
+        False, description="vLLM without CUDA graphs: less memory, slower"
+    )
+    tensor_parallel: int = execution_field(
+        1, ge=1, le=64, description="GPUs over which vLLM spreads the model"
     )
     batch_size: int = execution_field(
         256, ge=1, le=65_536, description="sequences generated at once"
@@ -149,6 +167,16 @@ class RunConfig(BaseModel):
             )
         return self
 
+    @property
+    def question_sources(self) -> dict[str, int]:
+        """Where the questions come from, and how many are taken of each source at most."""
+        return {self.questions: self.limit}
+
+    @property
+    def answers_per_question(self) -> int:
+        """The samples, and the most likely answer where it is wanted."""
+        return self.k + self.with_greedy
+
     def results_fields(self) -> dict[str, Any]:
         """The fields that determine the results, without those that only say how to execute."""
         fields = self.model_dump(mode="json")
@@ -163,6 +191,8 @@ class RunConfig(BaseModel):
 
         The preset's name stands for its model and questions; a run with others names those.
         """
+        from helpers.studies.registry import PRESETS
+
         text = json.dumps(self.results_fields(), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         changes = PRESETS.get(self.preset, {})
@@ -180,18 +210,9 @@ class RunConfig(BaseModel):
 
 def is_execution(field: str) -> bool:
     """Whether a field only says how or where to execute."""
+    from helpers.studies.registry import all_fields
+
     return bool(_extra(all_fields()[field]).get("execution"))
-
-
-def all_fields() -> dict[str, FieldInfo]:
-    """The config fields of all studies, by name; those that all have come first."""
-    own = {name: config_class(name).model_fields for name in ("lab", "lab-think")}
-    return own["lab-think"] | own["lab"]
-
-
-def study_fields() -> list[str]:
-    """The fields that only the study of reasoning models has."""
-    return [name for name in all_fields() if name not in RunConfig.model_fields]
 
 
 def _extra(field: FieldInfo) -> dict[str, Any]:
@@ -199,120 +220,40 @@ def _extra(field: FieldInfo) -> dict[str, Any]:
     return extra if isinstance(extra, dict) else {}
 
 
-def config_class(preset: str) -> type[RunConfig]:
-    """The class of a preset's config: a study may have fields of its own."""
-    if preset in REASONING_PRESETS:
-        from helpers.studies.reasoning.config import ReasoningConfig
+def repeat_command(settings: Mapping[str, Any]) -> str:
+    """The command line that repeats a run, from its manifest's config.
 
-        return ReasoningConfig
-    return RunConfig
+    Only flags that differ from the preset stand in it. Raises `UserError` where no command says
+    the same: the preset is unknown here, or a value cannot be typed as a flag.
 
-
-def stored_config(fields: Mapping[str, Any]) -> RunConfig:
-    """The config that a manifest or a task holds; raises pydantic's `ValidationError`."""
-    return config_class(str(fields.get("preset", "lab")))(**fields)
-
-
-def make_config(preset: str = "lab", **overrides: Any) -> RunConfig:
-    """The preset's config with some fields changed.
-
-    Raises `UserError` for an unknown preset or field, or a value out of range, with the remedy.
+    >>> repeat_command({"preset": "lab", "k": 20, "chat": True, "stop": ["\\n\\n"]})
+    "uv run sep run --preset lab --k=20 --chat '--stop=\\n\\n'"
     """
-    if preset not in PRESETS:
-        raise UserError(f"preset {preset!r} is unknown; there are: {', '.join(PRESETS)}")
-    kind = config_class(preset)
-    for name in overrides:
-        if name in kind.model_fields:
-            continue
-        if name in all_fields():
-            raise UserError(
-                f"{name} (--{name.replace('_', '-')}) belongs to the study of reasoning models, "
-                f"and preset {preset!r} does not; use --preset {', '.join(REASONING_PRESETS)}"
-            )
-        close = difflib.get_close_matches(name, kind.model_fields, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "`sep run --help` lists the fields"
-        raise UserError(f"config field {name!r} is unknown; {hint}")
-    try:
-        return kind(**{**PRESETS[preset], **overrides, "preset": preset})
-    except ValidationError as error:
-        raise UserError("; ".join(_explain(e) for e in error.errors())) from error
+    from helpers.studies.registry import make_config
+
+    words = ["uv", "run", "sep", "run", "--preset", str(settings.get("preset", "lab"))]
+    base = make_config(words[-1]).results_fields()
+    for name, value in settings.items():
+        if name not in base:
+            raise UserError(f"this version has no setting {name!r}; use the version that wrote it")
+        if value != base[name]:
+            words += _flag(name, value)
+    return " ".join(shlex.quote(word) for word in words)
 
 
-def _explain(error: Any) -> str:
-    """One plain sentence for one pydantic error."""
-    field = str(error["loc"][0]) if error["loc"] else ""
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if not field:
-        return message
-    flag = f"{field} (--{field.replace('_', '-')})"
-    return f"{flag} is {error['input']!r}: {message[0].lower()}{message[1:]}"
-
-
-def add_arguments(parser: argparse.ArgumentParser, preset: str = "lab") -> None:
-    """Add one flag per config field, with its description and default, to a parser.
-
-    `preset` is the one that is meant where none is named, unless a flag of its study says so.
-    """
-    notes = "; ".join(f"{name}: {note}" for name, note in PRESET_NOTES.items())
-    words = f"starting values; default {preset}"
-    if preset == "lab":
-        words += ", or lab-think where a flag of its study is given"
-    parser.add_argument("--preset", default=argparse.SUPPRESS, help=f"{words} ({notes})")
-    parser.set_defaults(default_preset=preset)
-    own = parser.add_argument_group("only in the study of reasoning models")
-    for name, field in all_fields().items():
-        if name != "preset":
-            _add_flag(own if name in study_fields() else parser, name, field)
-
-
-def _add_flag(parser: Any, name: str, field: FieldInfo) -> None:
-    flags = ["--" + name.replace("_", "-"), *filter(None, [_extra(field).get("also")])]
-    shown = field.default if field.default not in ((), None, "") else "none"
-    text = f"{field.description} (default: {shown})".replace("%", "%%")
-    kwargs: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text, "dest": name}
-    if field.annotation is bool:
-        parser.add_argument(*flags, action=argparse.BooleanOptionalAction, **kwargs)
-    elif get_origin(field.annotation) is tuple:
-        parser.add_argument(*flags, nargs="*", metavar="TEXT", **kwargs)
-    elif get_origin(field.annotation) is Literal:
-        metavar = "{" + ",".join(get_args(field.annotation)) + "}"
-        parser.add_argument(*flags, metavar=metavar, **kwargs)
-    else:
-        parser.add_argument(*flags, metavar=name.upper(), **kwargs)
-
-
-def config_from_namespace(namespace: argparse.Namespace) -> RunConfig:
-    """The config that parsed flags ask for (flags of other names are left alone)."""
-    given = {k: v for k, v in vars(namespace).items() if k in all_fields()}
-    usual = getattr(namespace, "default_preset", "lab")
-    if usual == "lab" and any(name in given for name in study_fields()):
-        usual = "lab-think"
-    return make_config(given.pop("preset", usual), **given)
-
-
-def config_from_arguments(
-    arguments: Sequence[str], program: str = "probe_training_auto.py", preset: str = "lab"
-) -> RunConfig:
-    """The config that command-line flags ask for, as a notebook reads them.
-
-    Raises `UserError` for a flag that does not exist; `--help` prints all and exits.
-    """
-    parser = PlainParser(
-        prog=program,
-        description="Sample a language model, measure its semantic entropy, train probes on its "
-        "hidden states, and say how well they work. Writes a run folder below --out.",
-    )
-    parser.add_argument(
-        RUN_FLAG,
-        action="store_true",
-        help="opened or exported as a notebook: start at once (as a script it always does)",
-    )
-    add_arguments(parser, preset)
-    return config_from_namespace(parser.parse_args([a for a in arguments if a != "--"]))
-
-
-class PlainParser(argparse.ArgumentParser):
-    """Says what is wrong with a flag as every other mistake is said."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; --help lists the flags")
+def _flag(name: str, value: Any) -> list[str]:
+    """The words by which the command line sets a field."""
+    flag = "--" + name.replace("_", "-")
+    if isinstance(value, bool):
+        return [flag if value else flag.replace("--", "--no-", 1)]
+    if value == "--" or value == ["--"]:
+        raise UserError(f"{flag} cannot be --, which ends a command's flags")
+    if not isinstance(value, list):
+        if value is None:
+            raise UserError(f"no flag unsets {name}, which the preset sets")
+        return [f"{flag}={value}"]
+    if len(value) == 1:
+        return [f"{flag}={value[0]}"]
+    if any(str(item).startswith("-") for item in value):
+        raise UserError(f"{flag} cannot take several texts of which one begins with a dash")
+    return [flag, *map(str, value)]

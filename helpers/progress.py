@@ -1,12 +1,18 @@
-"""Progress of long stages: how much is done, how fast, how long it still takes."""
+"""Progress of long stages, and problems said in one line for a terminal."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from helpers.errors import UserError
+from helpers.formatting import duration_text
 
 
 @dataclass
@@ -23,11 +29,14 @@ class StageProgress:
     finished: bool = False
     stopped: bool = False
     """An error or Ctrl-C ended it."""
+    work: dict[str, float] = field(default_factory=dict)
+    """What was computed so far, by name, for the manifest."""
 
-    def advance(self, n: int, tokens: int = 0) -> None:
-        """Count n more units, and the tokens that they took."""
+    def advance(self, n: int, tokens: int = 0, work: Mapping[str, float] | None = None) -> None:
+        """Count n more units and the tokens that they took; `work` is what was computed so far."""
         self.done += n
         self.tokens += tokens
+        self.work |= work or {}
         self.show(self)
 
     def line(self) -> str:
@@ -37,9 +46,10 @@ class StageProgress:
         if self.tokens and seconds > 0:
             parts.append(f"{self.tokens / seconds:,.0f} tokens/s")
         if self.finished:
-            parts.append(f"{seconds:.1f} s")
+            parts.append(duration_text(seconds))
         elif self.done:
-            parts.append(f"{seconds / self.done * (self.total - self.done):,.0f} s left")
+            left = seconds / self.done * (self.total - self.done)
+            parts.append(f"{duration_text(left)} left")
         return ", ".join(parts)
 
 
@@ -89,3 +99,35 @@ def terminal_progress() -> Progress:
             print(state.line(), file=sys.stderr, flush=True)
 
     return progress_through(show)
+
+
+def run_safely(job: Callable[[], None]) -> int:
+    """Run a job, with warnings and known problems shown as one line each."""
+    warnings.showwarning = show_warning
+    try:
+        job()
+        return 0
+    except (UserError, KeyboardInterrupt) as problem:
+        return explain(problem)
+    except BrokenPipeError:
+        # Who reads, such as `head`, has seen enough; Python would complain when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def explain(problem: UserError | KeyboardInterrupt) -> int:
+    """Say on standard error what stopped a command; returns the exit status."""
+    if isinstance(problem, UserError):
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+    print(
+        "\nstopped; everything finished so far is stored, the same command goes on from here",
+        file=sys.stderr,
+    )
+    return 130
+
+
+def show_warning(message, category, filename, lineno, file=None, line=None) -> None:  # type: ignore[no-untyped-def]
+    """Show our own warnings as one line, and keep those of libraries off the screen."""
+    if issubclass(category, UserWarning) and "helpers" in Path(filename).parts:
+        print(f"warning: {message}", file=sys.stderr)

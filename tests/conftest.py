@@ -8,11 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_folders import TINY
+from hypothesis import settings
 
-from helpers.config import RunConfig, make_config
-from helpers.entailment import NliJudge
-from helpers.store import Store
+from helpers.config import RunConfig
+from helpers.meanings.judges import NliJudge
+from helpers.store.cache import Store
+from helpers.studies.registry import make_config
+from support.run_folders import TINY
+
+settings.register_profile("suite", deadline=None)  # other processes may be at work
+settings.load_profile("suite")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,7 +60,7 @@ def one_thread() -> Iterator[None]:
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     """The config of a finished run of thirty lab questions, made once; only look at its folder."""
     from helpers.progress import silent_progress
-    from helpers.run import run
+    from helpers.studies.semantic_entropy.stages import run
 
     base = tmp_path_factory.mktemp("tiny")
     config = make_config(**TINY, cache_dir=base / "cache", out=base / "out")

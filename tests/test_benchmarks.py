@@ -9,16 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-import benchmarks.bootstrap
-import benchmarks.capture
-import benchmarks.memory
-import benchmarks.nli
-import benchmarks.p_true
-import benchmarks.sampling
-import benchmarks.sweep
-import benchmarks.trace
-from benchmarks import run_all
-from benchmarks.harness import (
+import helpers.generation.option_logprobs
+import helpers.generation.sampling
+import helpers.hidden_states.capture
+import helpers.meanings.clustering
+import helpers.probes.probe
+import tests.benchmarks
+import tests.benchmarks.bootstrap
+import tests.benchmarks.capture
+import tests.benchmarks.nli
+import tests.benchmarks.p_true
+import tests.benchmarks.sampling
+import tests.benchmarks.sweep
+import tests.benchmarks.trace
+from tests.benchmarks import run_all
+from tests.benchmarks.harness import (
     Comparison,
     NotEqual,
     Rounds,
@@ -28,7 +33,7 @@ from benchmarks.harness import (
     require,
     table,
 )
-from benchmarks.live_tensors import watch
+from tests.benchmarks.live_tensors import watch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(autouse=True)
 def no_waiting_for_garbage(monkeypatch):
     """Every timed call collects garbage first, which takes longer than tiny benchmarks."""
-    monkeypatch.setattr("benchmarks.harness.gc.collect", lambda *_: 0)
+    monkeypatch.setattr("tests.benchmarks.harness.gc.collect", lambda *_: 0)
 
 
 def slow_and_fast(name: str = "stage", **changes: Any) -> Comparison:
@@ -53,7 +58,7 @@ def slow_and_fast(name: str = "stage", **changes: Any) -> Comparison:
 
 @pytest.mark.parametrize("stage", run_all.STAGES)
 def test_every_stage_runs_both_ways_and_finds_them_equal(stage):
-    comparisons = getattr(benchmarks, stage).benchmark("tiny")
+    comparisons = getattr(tests.benchmarks, stage).benchmark("tiny")
     assert comparisons
     for c in comparisons:
         assert len(c.rounds.naive) == len(c.rounds.ours) == 1
@@ -86,23 +91,23 @@ CHANGES = {
 
 @pytest.mark.parametrize("message", CHANGES)
 def test_other_samples_are_noticed(monkeypatch, message):
-    change, right = CHANGES[message], benchmarks.sampling.generate
+    change, right = CHANGES[message], helpers.generation.sampling.generate
     broken = lambda *args, **kwargs: (change(batch) for batch in right(*args, **kwargs))  # noqa: E731
-    monkeypatch.setattr(benchmarks.sampling, "generate", broken)
+    monkeypatch.setattr(tests.benchmarks.sampling, "generate", broken)
     with pytest.raises(NotEqual, match=message):
-        benchmarks.sampling.benchmark("tiny")
+        tests.benchmarks.sampling.benchmark("tiny")
 
 
 def test_other_meanings_are_noticed(monkeypatch):
-    right = benchmarks.nli.cluster_many
+    right = helpers.meanings.clustering.cluster_many
     one_meaning = lambda *args: [[0] * len(ids) for ids in right(*args)]  # noqa: E731
-    monkeypatch.setattr(benchmarks.nli, "cluster_many", one_meaning)
+    monkeypatch.setattr(tests.benchmarks.nli, "cluster_many", one_meaning)
     with pytest.raises(NotEqual, match=r"NLI: \d of 3 questions are grouped otherwise"):
-        benchmarks.nli.benchmark("tiny")
+        tests.benchmarks.nli.benchmark("tiny")
 
 
 def test_swapped_positions_are_noticed(monkeypatch):
-    right = benchmarks.capture.capture
+    right = helpers.hidden_states.capture.capture
 
     def swapped(*args: Any, **kwargs: Any) -> Any:
         found = right(*args, **kwargs)
@@ -110,52 +115,61 @@ def test_swapped_positions_are_noticed(monkeypatch):
         hidden["tbg"], hidden["answer_last"] = hidden["answer_last"], hidden["tbg"]
         return replace(found, hidden=hidden)
 
-    monkeypatch.setattr(benchmarks.capture, "capture", swapped)
+    monkeypatch.setattr(tests.benchmarks.capture, "capture", swapped)
     with pytest.raises(NotEqual, match="capture: states at tbg differ"):
-        benchmarks.capture.benchmark("tiny")
+        tests.benchmarks.capture.benchmark("tiny")
 
 
 def test_another_probability_of_being_true_is_noticed(monkeypatch):
-    right, more = benchmarks.p_true.next_log_probs, np.array([[0, 0], [0, 15e-4], [0, 0]])
-    monkeypatch.setattr(benchmarks.p_true, "next_log_probs", lambda *args: right(*args) + more)
+    right, more = (
+        helpers.generation.option_logprobs.next_log_probs,
+        np.array([[0, 0], [0, 15e-4], [0, 0]]),
+    )
+    monkeypatch.setattr(
+        tests.benchmarks.p_true, "next_log_probs", lambda *args: right(*args) + more
+    )
     with pytest.raises(NotEqual, match=r"p\(True\): log-probabilities differ by up to 0\.001"):
-        benchmarks.p_true.benchmark("tiny")
+        tests.benchmarks.p_true.benchmark("tiny")
 
 
 @pytest.mark.parametrize("kind", ["ridge", "logistic"])
 def test_a_sweep_of_other_rows_is_noticed(monkeypatch, kind):
-    right = benchmarks.sweep.sweep
+    right = helpers.probes.probe.sweep
 
     def leaking(*args: Any, train: np.ndarray, **kwargs: Any) -> Any:
         if kwargs["kind"] == kind:
             train = train & (np.arange(len(train)) != np.flatnonzero(train)[0])
         return right(*args, train=train, **kwargs)
 
-    monkeypatch.setattr(benchmarks.sweep, "sweep", leaking)
+    monkeypatch.setattr(tests.benchmarks.sweep, "sweep", leaking)
     with pytest.raises(NotEqual, match=f"scores of {kind} differ"):
-        benchmarks.sweep.benchmark("tiny")
+        tests.benchmarks.sweep.benchmark("tiny")
 
 
-@pytest.mark.parametrize("name", benchmarks.bootstrap.LIBRARIES)
+@pytest.mark.parametrize("name", tests.benchmarks.bootstrap.LIBRARIES)
 def test_other_draws_are_noticed(monkeypatch, name):
-    data = benchmarks.bootstrap.predictions(30)
-    draws = benchmarks.bootstrap.drawn_rows(30, 20)
-    naive = benchmarks.bootstrap.by_library(data, draws, name)
-    benchmarks.bootstrap.check(name, naive, benchmarks.bootstrap.at_once(data, 20, name))
-    monkeypatch.setattr(benchmarks.bootstrap, "SEED", 1)
+    data = tests.benchmarks.bootstrap.predictions(30)
+    draws = tests.benchmarks.bootstrap.drawn_rows(30, 20)
+    naive = tests.benchmarks.bootstrap.by_library(data, draws, name)
+    tests.benchmarks.bootstrap.check(
+        name, naive, tests.benchmarks.bootstrap.at_once(data, 20, name)
+    )
+    monkeypatch.setattr(tests.benchmarks.bootstrap, "SEED", 1)
     with pytest.raises(NotEqual, match=f"{name} (differs by|is undefined)"):
-        benchmarks.bootstrap.check(name, naive, benchmarks.bootstrap.at_once(data, 20, name))
+        tests.benchmarks.bootstrap.check(
+            name, naive, tests.benchmarks.bootstrap.at_once(data, 20, name)
+        )
 
 
 def test_a_resample_of_one_class_is_undefined_both_ways():
-    data = benchmarks.bootstrap.predictions(6)
-    draws = benchmarks.bootstrap.drawn_rows(6, 200)
-    naive = benchmarks.bootstrap.by_library(data, draws, "auroc")
+    data = tests.benchmarks.bootstrap.predictions(6)
+    draws = tests.benchmarks.bootstrap.drawn_rows(6, 200)
+    naive = tests.benchmarks.bootstrap.by_library(data, draws, "auroc")
     assert np.isnan(naive).any()
-    found = benchmarks.bootstrap.at_once(data, 200, "auroc")
-    benchmarks.bootstrap.check("auroc", naive, found)
+    found = tests.benchmarks.bootstrap.at_once(data, 200, "auroc")
+    tests.benchmarks.bootstrap.check("auroc", naive, found)
     with pytest.raises(NotEqual, match="undefined in other draws"):
-        benchmarks.bootstrap.check("auroc", naive, np.nan_to_num(found, nan=0.5))
+        tests.benchmarks.bootstrap.check("auroc", naive, np.nan_to_num(found, nan=0.5))
 
 
 # The harness
@@ -201,7 +215,9 @@ def test_a_busy_machine_is_warned_of(monkeypatch):
 
 def test_run_all_prints_one_table_and_fails_when_outputs_differ(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(run_all, "fix_threads", lambda threads: None)
-    monkeypatch.setattr(benchmarks.nli, "benchmark", lambda size: [slow_and_fast(f"NLI {size}")])
+    monkeypatch.setattr(
+        tests.benchmarks.nli, "benchmark", lambda size: [slow_and_fast(f"NLI {size}")]
+    )
     assert run_all.main(["--only", "nli", "--quick", "--json", str(tmp_path / "found.json")]) == 0
     assert "NLI quick" in capsys.readouterr().out
     found = json.loads((tmp_path / "found.json").read_text())
@@ -211,7 +227,7 @@ def test_run_all_prints_one_table_and_fails_when_outputs_differ(monkeypatch, cap
     def differ(size: str) -> list[Comparison]:
         raise NotEqual(f"{size} outputs")
 
-    monkeypatch.setattr(benchmarks.sweep, "benchmark", differ)
+    monkeypatch.setattr(tests.benchmarks.sweep, "benchmark", differ)
     assert run_all.main(["--only", "nli", "sweep"]) == 1
     out = capsys.readouterr().out
     assert "NLI full" in out
@@ -232,26 +248,3 @@ def test_live_tensors_are_counted_until_they_are_gone():
 
     found = watch(work)
     assert (found.peak, found.left) == (12_040, 40)
-
-
-# Memory
-
-
-def test_slopes_are_recovered_from_measured_runs():
-    runs = [
-        benchmarks.memory.MeasuredRun(n, k, {"a": 5, "b": 7 + 3 * n + 2 * n * k}, {}, 0, 0.0)
-        for n, k in benchmarks.memory.GRID
-    ]
-    assert runs[0].peak == 7 + 450 + 1500
-    slopes = benchmarks.memory.fit(runs, [r.peak for r in runs])
-    assert [slopes.base, slopes.question, slopes.sample] == pytest.approx([7, 3, 2])
-    assert slopes.worst < 1e-6
-
-
-def test_the_table_says_what_does_not_fit(capsys):
-    assert benchmarks.memory.main(["--table"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    small = next(line for line in lines if line.startswith("gpt2") and " 200 " in line)
-    large = next(line for line in lines if line.startswith("Qwen3-4B") and "20,000" in line)
-    assert small.count("fits") == 2
-    assert "NO" in large

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from helpers.config import (
+from helpers.config import RunConfig
+from helpers.errors import UserError
+from helpers.studies.registry import (
     PRESET_NOTES,
     PRESETS,
-    RunConfig,
     config_from_arguments,
     make_config,
     stored_config,
 )
-from helpers.errors import UserError
 
 CHANGED_RESULTS: dict[str, Any] = {
     "model": "openai-community/gpt2",
@@ -42,9 +42,18 @@ CHANGED_RESULTS: dict[str, Any] = {
     "n_bootstrap": 500,
     "n_permutations": 1500,
     "dtype": "bfloat16",
+    "backend": "vllm",
+    "served_model": "another",
 }
 CHANGED_EXECUTION: dict[str, Any] = {
     "analyses": ("curves",),
+    "endpoint": "http://127.0.0.1:1/v1",
+    "api_key_variable": "MY_KEY",
+    "requests_at_once": 2,
+    "gpu_mem_utilization": 0.5,
+    "max_num_seqs": 8,
+    "enforce_eager": True,
+    "tensor_parallel": 2,
     "batch_size": 8,
     "judge_batch_size": 8,
     "device": "cpu",
@@ -136,13 +145,13 @@ def test_the_study_of_reasoning_models_has_fields_and_defaults_of_its_own() -> N
     think = make_config("lab-think", backend="openai", ood_questions="none")
     assert (think.temperature, think.chat, think.thinking) == (0.6, True, True)
     assert think.ood_questions is None  # type: ignore[attr-defined]
-    assert config_from_arguments(["--backend", "hf"]).preset == "lab-think"
+    assert config_from_arguments(["--min-runs", "2"]).preset == "lab-think"
     assert config_from_arguments(["--preset", "lab-think", "--runs", "3"]).k == 3
     elsewhere = make_config("lab-think", endpoint="http://127.0.0.1:1/v1", trace_backend="plain")
     assert elsewhere.run_name() == make_config("lab-think").run_name()
     assert think.run_name() != make_config("lab-think").run_name()
     for mistake, message in (
-        ({"preset": "lab", "backend": "hf"}, r"--backend\) belongs to the study of reasoning"),
+        ({"preset": "lab", "min_runs": 2}, r"--min-runs\) belongs to the study of reasoning"),
         ({"preset": "lab-think", "ood_questions": "lab"}, "ood_questions is 'lab', like questions"),
         ({"preset": "lab-think", "chat": False}, "use --chat, or --no-thinking"),
         ({"preset": "lab-think", "backend": "tgi"}, r"--backend\) is 'tgi': .*'hf', 'vllm'"),

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from helpers.analysis_file import FILE_NAME, AnalysisTable, read_narrow
+from helpers.analysis_table.file import FILE_NAME, AnalysisTable, read_narrow
 from helpers.errors import UserError
-from helpers.evaluation import Score
+from helpers.evaluation.scores import Score
 from helpers.studies.reasoning.records import PREDICTORS, SCORED_SPLITS
 
 OUTPUTS_VARIABLE = "SEP_OUTPUTS"

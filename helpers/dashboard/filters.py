@@ -1,16 +1,100 @@
-"""Which runs are looked at: the filters, what each leaves, and which points are drawn."""
+"""Which runs are looked at: the signals that can be filtered, and what each filter leaves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 
-from helpers.analysis_file import AnalysisTable
-from helpers.dashboard.signals import EVENTS, TITLES, class_names, of_class
+from helpers.analysis_table.file import AnalysisTable
 from helpers.studies.reasoning.records import PREDICTORS, SCORED_SPLITS
+
+# --- predictors and signals ----------------------------------------------------------------------
+
+
+TITLES = {
+    "correctness": "correctness probe",
+    "semantic_entropy": "semantic-entropy probe",
+    "thinking_entropy": "thinking-entropy baseline",
+    "combined": "combination of the three",
+}
+"""The predictors as a reader meets them."""
+EVENTS = {name: "correct" for name in PREDICTORS} | {"semantic_entropy": "high semantic entropy"}
+"""Whose probability each predictor gives."""
+UNGRADED = "not graded"
+"""The status of a run whose question has no reference answer."""
+
+Kind = Literal["class", "probability", "margin", "number"]
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Something that points can be coloured by."""
+
+    column: str
+    """Its column of the table, and its name in an address."""
+    title: str
+    """With its unit."""
+    kind: Kind
+
+
+_PROBABILITIES = [
+    Signal(f"probability_{name}", f"{TITLES[name]}: probability of {EVENTS[name]}", "probability")
+    for name in PREDICTORS
+]
+_MARGINS = [
+    Signal(f"margin_{name}", f"{TITLES[name]}: log-odds of {EVENTS[name]} (nats)", "margin")
+    for name in PREDICTORS
+]
+SIGNALS: dict[str, Signal] = {
+    signal.column: signal
+    for signal in (
+        Signal("status", "correct or not", "class"),
+        Signal("dataset", "dataset", "class"),
+        Signal("split", "split", "class"),
+        *_PROBABILITIES,
+        *_MARGINS,
+        Signal("semantic_entropy", "semantic entropy of the question (nats)", "number"),
+        Signal("thinking_entropy", "mean token entropy of the thinking (nats)", "number"),
+        Signal("agreement", "share of the question's other runs that agree", "probability"),
+        Signal("thinking_tokens", "length of the thinking (tokens)", "number"),
+    )
+}
+"""By column, in the order in which they are offered."""
+
+
+def certainty(table: AnalysisTable, predictor: str) -> np.ndarray:
+    """How sure a predictor is that each run is correct, `[n]`, nats; NaN where it cannot say.
+
+    High semantic entropy speaks against being correct, so that its probe counts the other way.
+    """
+    margin = table[f"margin_{predictor}"]
+    return -margin if predictor == "semantic_entropy" else margin
+
+
+def known_predictors(table: AnalysisTable) -> tuple[str, ...]:
+    """The predictors that say something of at least one run."""
+    return tuple(p for p in PREDICTORS if np.isfinite(table[f"margin_{p}"]).any())
+
+
+def class_names(table: AnalysisTable, column: str) -> tuple[str, ...]:
+    """The classes of a coded column that some run has, in the column's order.
+
+    The status of ungraded runs, which has no name in the file, comes last as `UNGRADED`.
+    """
+    codes = np.unique(table[column]).tolist()
+    names = [table.names[column][code] for code in codes if code >= 0]
+    return (*names, UNGRADED) if column == "status" and -1 in codes else tuple(names)
+
+
+def of_class(table: AnalysisTable, column: str, name: str) -> np.ndarray:
+    """Mask `[n]` of the runs of a class."""
+    code = -1 if name == UNGRADED else table.names[column].index(name)
+    return table[column] == code
+
 
 POINTS = (500, 1000, 2000, 5000, 10_000, 20_000)
 """How many points a figure may have at most."""
@@ -38,7 +122,7 @@ class Filters:
 
 
 @dataclass(frozen=True)
-class Left:
+class FilterCount:
     """What a filter and those before it leave."""
 
     runs: int
@@ -46,13 +130,13 @@ class Left:
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class FilteredRuns:
     """The runs that all filters leave."""
 
     rows: np.ndarray
     """Their rows in the table, ascending."""
     questions: int
-    steps: dict[str, Left]
+    steps: dict[str, FilterCount]
     """After each filter, in order: dataset, split, status, representative, length, predictors."""
     filters: Filters
 
@@ -73,14 +157,14 @@ def length_range(table: AnalysisTable) -> tuple[int, int]:
     return (int(tokens.min()), int(tokens.max())) if len(tokens) else (0, 0)
 
 
-def apply(table: AnalysisTable, filters: Filters) -> Kept:
+def apply_filters(table: AnalysisTable, filters: Filters) -> FilteredRuns:
     """The runs that the filters leave, with the count after each of them."""
     mask = np.ones(len(table), dtype=bool)
-    steps: dict[str, Left] = {}
+    steps: dict[str, FilterCount] = {}
     for name, passed in _masks(table, filters):
         mask &= passed
-        steps[name] = Left(int(mask.sum()), _questions(table, mask))
-    return Kept(np.flatnonzero(mask), _questions(table, mask), steps, filters)
+        steps[name] = FilterCount(int(mask.sum()), _questions(table, mask))
+    return FilteredRuns(np.flatnonzero(mask), _questions(table, mask), steps, filters)
 
 
 def _masks(table: AnalysisTable, filters: Filters) -> Iterator[tuple[str, np.ndarray]]:
@@ -111,7 +195,7 @@ def _questions(table: AnalysisTable, rows: np.ndarray) -> int:
     return len(np.unique(table["question_id"][rows]))
 
 
-def drawn_rows(kept: Kept, total: int, chosen: tuple[int, ...] = ()) -> np.ndarray:
+def drawn_rows(kept: FilteredRuns, total: int, chosen: tuple[int, ...] = ()) -> np.ndarray:
     """At most as many of the kept rows as the filters say, and the chosen ones among them.
 
     A row's rank is drawn once for the table of `total` rows: points neither change when the page
@@ -131,12 +215,12 @@ def _ranks(total: int) -> np.ndarray:
     return ranks
 
 
-def chosen_rows(kept: Kept, chosen: tuple[int, ...]) -> np.ndarray:
+def chosen_rows(kept: FilteredRuns, chosen: tuple[int, ...]) -> np.ndarray:
     """The chosen rows that the filters leave, ascending."""
     return np.intersect1d(kept.rows, np.asarray(chosen, dtype=np.int64))
 
 
-def cautions(table: AnalysisTable, kept: Kept) -> list[str]:
+def cautions(table: AnalysisTable, kept: FilteredRuns) -> list[str]:
     """What a reader must know of scores under these filters, in sentences."""
     found, filters = [], kept.filters
     seen = [s for s in class_names(table, "split") if s not in SCORED_SPLITS]
@@ -175,7 +259,7 @@ def cautions(table: AnalysisTable, kept: Kept) -> list[str]:
     return found
 
 
-def _any(table: AnalysisTable, kept: Kept, column: str, name: str) -> bool:
+def _any(table: AnalysisTable, kept: FilteredRuns, column: str, name: str) -> bool:
     return bool(of_class(table, column, name)[kept.rows].any())
 
 

@@ -1,7 +1,7 @@
-"""How well each predictor tells correct runs from wrong ones, under the current filters.
+"""How well each predictor tells correct runs from wrong ones, as numbers and in sentences.
 
-The same metrics, intervals and curves as everywhere (`helpers.evaluation`); whole questions are
-resampled, because runs of one question are alike. Computed once for all visitors who ask alike.
+The same metrics, intervals and curves as everywhere (`helpers.evaluation.scores`); whole questions
+are resampled, because runs of one question are alike. Computed once for all visitors who ask alike.
 """
 
 from __future__ import annotations
@@ -14,15 +14,20 @@ from threading import Lock
 
 import numpy as np
 
-from helpers.analysis_file import AnalysisTable
-from helpers.curves import RiskCoverage, RocCurve, risk_coverage, roc_curve
+from helpers.analysis_table.file import AnalysisTable
 from helpers.dashboard.data import OpenRun
-from helpers.dashboard.signals import certainty
-from helpers.evaluation import Score, score_metric
-from helpers.metric_core import Metric
-from helpers.metrics import auroc
-from helpers.selective_metrics import aurc
+from helpers.dashboard.filters import TITLES, Signal, certainty, class_names, of_class
+from helpers.evaluation.metrics import Metric, aurc, auroc
+from helpers.evaluation.scores import (
+    RiskCoverage,
+    RocCurve,
+    Score,
+    risk_coverage,
+    roc_curve,
+    score_metric,
+)
 from helpers.studies.reasoning.records import PREDICTORS
+from helpers.views.style import score_numbers
 
 RESAMPLES = 500
 FEWEST_RESAMPLES = 100
@@ -130,3 +135,114 @@ def _undefined(
     if not 0 < correct.sum() < len(correct):
         return f"all {len(correct):,} graded runs are {'correct' if correct[0] else 'wrong'}"
     return ""
+
+
+# --- figures in sentences ------------------------------------------------------------------------
+
+
+SHOWN_CLASSES = 6
+
+
+def counted_runs(number: int) -> str:
+    """How many runs there are, in words."""
+    return f"{number:,} run" + ("" if number == 1 else "s")
+
+
+def counted_questions(number: int) -> str:
+    """How many questions there are, in words."""
+    return f"{number:,} question" + ("" if number == 1 else "s")
+
+
+def share_words(
+    table: AnalysisTable, rows: np.ndarray, column: str, line: float, title: str, event: str
+) -> str:
+    """How many runs lie above a line, and how many of them are correct, above and below."""
+    above = table[column][rows] > line
+    parts = [
+        f"{counted_runs(int(side.sum()))} {where} the line ({_correct(table, rows[side])})"
+        for side, where in ((above, "above"), (~above, "below"))
+    ]
+    return (
+        f"In words: of {counted_runs(len(rows))}, {parts[0]}, where the {title} calls {event} the "
+        f"likelier, and {parts[1]}."
+    )
+
+
+def side_words(table: AnalysisTable, rows: np.ndarray, threshold: float | None) -> str:
+    """What the semantic-entropy probe says on either side of the label's threshold."""
+    given, entropy = table["probability_semantic_entropy"][rows], table["semantic_entropy"][rows]
+    if threshold is None:
+        return (
+            f"In words: {counted_runs(len(rows))}; the probe's probability of high semantic "
+            f"entropy is {_median(given)}."
+        )
+    high = entropy > threshold
+    parts = [
+        f"for {counted_runs(int(side.sum()))} of questions {where} the threshold "
+        f"({threshold:.2f} nats) the probe's probability of high semantic entropy is "
+        f"{_median(given[side])}"
+        for side, where in ((high, "above"), (~high, "at or below"))
+        if side.any()
+    ]
+    return f"In words: {'; '.join(parts)}."
+
+
+def map_words(table: AnalysisTable, rows: np.ndarray, signal: Signal) -> str:
+    """What colours the map, with its counts or its middle half."""
+    if signal.kind == "class":
+        names = class_names(table, signal.column)
+        counts = [(int(of_class(table, signal.column, n)[rows].sum()), n) for n in names]
+        shown = [f"{count:,} {name}" for count, name in counts[:SHOWN_CLASSES]]
+        more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
+        said = ", ".join(shown) + more
+    else:
+        known = table[signal.column][rows]
+        said = _median(known[np.isfinite(known)])
+    return (
+        f"In words: {counted_runs(len(rows))} on a plane where near points have similar hidden "
+        f"states, coloured by {signal.title}: {said}."
+    )
+
+
+def scores_words(scores: SelectionScores, metric: str) -> str:
+    """The scores of all predictors on the graded runs of a selection."""
+    parts = [
+        f"{TITLES[name]} {score_words(getattr(found, metric))}"
+        for name, found in scores.by_predictor.items()
+    ]
+    names = {"auroc": "AUROC for correct", "aurc": "area under risk–coverage (lower is better)"}
+    return f"In words: {names[metric]} on {graded_words(scores)}: {'; '.join(parts)}."
+
+
+def graded_words(scores: SelectionScores) -> str:
+    """How many runs a score is of, and how many are left out."""
+    words = f"{scores.runs:,} graded run{'' if scores.runs == 1 else 's'}"
+    words += f" of {counted_questions(scores.questions)}"
+    if scores.left_out:
+        words += f" ({scores.left_out:,} ungraded left out)"
+    return words
+
+
+def score_words(score: Score) -> str:
+    """A score with its interval, or why it has none."""
+    return f"undefined, because {score.undefined}" if score.value is None else score_numbers(score)
+
+
+def _correct(table: AnalysisTable, rows: np.ndarray) -> str:
+    """The share of correct runs among those that are graded."""
+    graded = table["correct"][rows]
+    graded = graded[np.isfinite(graded)]
+    if not len(graded):
+        return "none of them graded"
+    return f"{100 * graded.mean():.0f} % of {len(graded):,} graded ones correct"
+
+
+def _median(values: np.ndarray) -> str:
+    """The middle of some values and their middle half."""
+    if not len(values):
+        return "not known"
+    low, middle, high = np.quantile(values.astype(np.float64), [0.25, 0.5, 0.75])
+    digits = 0 if high >= 100 else 2
+    return (
+        f"{middle:,.{digits}f} in the median, half of them {low:,.{digits}f} to {high:,.{digits}f}"
+    )

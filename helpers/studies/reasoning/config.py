@@ -1,19 +1,27 @@
-"""`ReasoningConfig`: the main config's fields, with other defaults, and those of this study."""
+"""`ReasoningConfig`: the main config's fields with other defaults, those of this study, its
+presets.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from helpers.config import RunConfig, execution_field
-from helpers.stages import REASONING
+from helpers.studies.study import REASONING
+
+PREPARED = {"data/math_raw.jsonl": "math-500", "data/ood_raw.jsonl": "gsm8k@test"}
+"""Files of questions that are made where they are missing, and the source of each."""
 
 
 class ReasoningConfig(RunConfig):
     """Everything that determines a run of the study of reasoning models."""
 
     study: ClassVar[str] = REASONING
+    states_per_answer: ClassVar[bool] = True
+    with_greedy: ClassVar[bool] = False
 
     preset: str = Field("lab-think", description="the preset that the other values started from")
     limit: int = Field(600, ge=1, le=1_000_000, description="number of questions")
@@ -42,40 +50,23 @@ class ReasoningConfig(RunConfig):
         description="whose semantic entropy makes the label: the final answers', compared as "
         "numbers, or the whole answers', compared by the judge; the other one is measured too",
     )
-    backend: Literal["hf", "vllm", "openai"] = Field(
-        "hf",
-        description="what generates: transformers, vLLM in this process, or an OpenAI-compatible "
-        "completions endpoint",
-    )
-    served_model: str = Field("", description="the model's name at the endpoint; default: --model")
-
-    endpoint: str = execution_field(
-        "http://127.0.0.1:8000/v1", description="address of --backend openai, up to /v1"
-    )
-    api_key_variable: str = execution_field(
-        "OPENAI_API_KEY", description="environment variable that holds the endpoint's key"
-    )
-    requests_at_once: int = execution_field(
-        8, ge=1, le=1024, description="requests to the endpoint at a time"
-    )
-    gpu_mem_utilization: float = execution_field(
-        0.9, gt=0, le=1, description="share of the GPU's memory that vLLM takes"
-    )
-    max_num_seqs: int = execution_field(
-        256, ge=1, le=65_536, description="sequences that vLLM works on at once"
-    )
-    enforce_eager: bool = execution_field(
-        False, description="vLLM without CUDA graphs: less memory, slower"
-    )
-    tensor_parallel: int = execution_field(
-        1, ge=1, le=64, description="GPUs over which vLLM spreads the model"
-    )
     trace_backend: Literal["nnsight", "plain"] = execution_field(
         "nnsight", description="how hidden states are read: through nnsight or by plain hooks"
     )
     trace_tokens: int = execution_field(
         16_384, ge=64, le=10_000_000, description="tokens in a batch whose hidden states are read"
     )
+
+    @property
+    def question_sources(self) -> dict[str, int]:
+        """The sources in and out of distribution; of a file that is still to be made, its own."""
+        sources = {self.questions: self.limit}
+        if self.ood_questions:
+            sources[self.ood_questions] = self.ood_limit
+        return {
+            PREPARED[name] if name in PREPARED and not Path(name).exists() else name: limit
+            for name, limit in sources.items()
+        }
 
     @model_validator(mode="before")
     @classmethod
@@ -96,3 +87,30 @@ class ReasoningConfig(RunConfig):
                 "--no-thinking"
             )
         return self
+
+
+_MATH: dict[str, Any] = {
+    "questions": "data/math_raw.jsonl",
+    "ood_questions": "data/ood_raw.jsonl",
+    "limit": 500,
+    "judge_model": "cross-encoder/nli-deberta-v3-small",
+    "condition_on_question": True,
+    "top_p": 0.95,
+    "judge_device": "cpu",
+}
+REASONING_PRESETS: dict[str, dict[str, Any]] = {
+    "lab-think": {},
+    "qwen3-0.6b-math": {
+        "model": "Qwen/Qwen3-0.6B",
+        **_MATH,
+        "max_new_tokens": 4096,
+        "batch_size": 8,
+    },
+    "qwen3-4b-math": {
+        "model": "Qwen/Qwen3-4B",
+        **_MATH,
+        "max_new_tokens": 8192,
+        "batch_size": 4,
+    },
+}
+"""Presets of the study of reasoning models."""

@@ -7,9 +7,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from helpers.metrics import auroc
-from helpers.studies.reasoning.probes import COMBINED, CORRECTNESS, ENTROPY, THINKING, parts_of
-from helpers.studies.reasoning.records import PREDICTORS, Prediction, RunTable, StudyProbes
+from helpers.evaluation.metrics import auroc
+from helpers.studies.reasoning.probes import (
+    COMBINED,
+    CORRECTNESS,
+    ENTROPY,
+    THINKING,
+    parts_of,
+)
+from helpers.studies.reasoning.records import (
+    PREDICTORS,
+    Prediction,
+    RunTable,
+    StudyProbes,
+)
 
 LENGTH = "thinking_length"
 QUESTION_ENTROPY, AGREEMENT = "question_semantic_entropy", "agreement"
@@ -68,7 +79,7 @@ def high_entropy_predictors(
             own = name == ENTROPY
             found[name] = Predictor(sign * said.margin, said.probability if own else None, own)
         else:
-            found[name] = _undefined(name, table, probes, calibrated=name == ENTROPY)
+            found[name] = _undefined_predictor(name, table, probes, calibrated=name == ENTROPY)
     found[THINKING] = Predictor(table.thinking_entropy)
     found[LENGTH] = _signed(table, table.thinking_tokens, table.high)
     return found
@@ -92,14 +103,16 @@ def _probe(
 ) -> Predictor:
     """A probe as a predictor of a correct run."""
     if name not in predictions:
-        return _undefined(name, table, probes, calibrated=name in GIVES_CORRECT)
+        return _undefined_predictor(name, table, probes, calibrated=name in GIVES_CORRECT)
     said = predictions[name]
     if name not in GIVES_CORRECT:
         return Predictor(-said.margin)
     return Predictor(said.margin, said.probability, calibrated=True)
 
 
-def _undefined(name: str, table: RunTable, probes: StudyProbes, *, calibrated: bool) -> Predictor:
+def _undefined_predictor(
+    name: str, table: RunTable, probes: StudyProbes, *, calibrated: bool
+) -> Predictor:
     reason = f"there is no such probe ({probes.undefined[name]})"
     return Predictor(np.full(len(table), np.nan), calibrated=calibrated, undefined=reason)
 

@@ -13,17 +13,11 @@ from functools import partial
 import numpy as np
 from scipy.special import expit
 
-from helpers.hybrid import REGULARISATION
-from helpers.probe_training import HIGH, calibrated, fit_chosen, sweep_target
-from helpers.probes import LinearProbe, UndefinedTarget, check_target, fit_probe, margin
+from helpers.probes.combined import REGULARISATION
+from helpers.probes.probe import LinearProbe, UndefinedTarget, check_target, fit_probe, margin
+from helpers.probes.training import HIGH, calibrated, fit_chosen, sweep_target
 from helpers.progress import Progress, StageProgress
-from helpers.studies.reasoning.records import (
-    PREDICTORS,
-    Prediction,
-    RunTable,
-    StudyProbes,
-    Traced,
-)
+from helpers.studies.reasoning.records import PREDICTORS, Prediction, RunTable, StudyProbes, Traced
 
 CORRECT = "correctness of the run"
 """What three of the probes predict, in words; the other one predicts `HIGH`."""

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from helpers.curves import ReliabilityCurve, RiskCoverage, RocCurve
-from helpers.evaluation import Score
-from helpers.probes import LinearProbe, Sweep
-from helpers.tripwires import Tripwire
+from helpers.evaluation.records import FloatOrNan
+from helpers.evaluation.scores import ReliabilityCurve, RiskCoverage, RocCurve, Score
+from helpers.probes.probe import LinearProbe, Sweep
+from helpers.probes.tripwires import Tripwire
 
 EntropyKind = Literal["full", "top-k", "none"]
 """Over the full vocabulary; from an endpoint's top k, as a lower bound; not known."""
@@ -140,7 +140,7 @@ class LayerCurve:
 
     target: str
     layers: tuple[int, ...]
-    validation: tuple[float, ...]
+    validation: tuple[FloatOrNan, ...]
     """By which the layer was chosen."""
     scores: dict[str, tuple[Score, ...]]
     """By scored split; no choice has seen them."""

@@ -1,17 +1,31 @@
-"""A generated text taken apart: thinking, answer, final answer; and whether the run is valid."""
+"""Runs: sampled from a backend, taken apart into thinking and answer, kept where they are valid."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from helpers.backends import Generated
-from helpers.datasets import Question
-from helpers.grading import grade
-from helpers.hidden_states import think_end_id
-from helpers.studies.reasoning.config import ReasoningConfig
+from helpers.data.answers import grade
+from helpers.data.questions import Question, load_questions
+from helpers.errors import UserError
+from helpers.generation.records import TOO_LONG, Backend, Decoding, Request, Sample
+from helpers.generation.samples import (
+    open_backend,
+    prompt_texts,
+    read_sample,
+    sample_key,
+    stored_fields,
+)
+from helpers.hidden_states.capture import think_end_id
+from helpers.models.loading import identify, load_tokenizer
+from helpers.progress import Progress
+from helpers.store.cache import Store
+from helpers.store.files import write_bytes
+from helpers.studies.reasoning.config import PREPARED, ReasoningConfig
 from helpers.studies.reasoning.records import OOD, ReasoningRun, RunCounts
 
 CLOSE, OPEN = "</think>", "<think>"
@@ -47,35 +61,35 @@ def thinking_tags(config: ReasoningConfig, tokenizer: Any, prompt: str) -> Tags:
     )
 
 
-def read_run(question: Question, generated: Generated, tags: Tags) -> ReasoningRun:
+def read_run(question: Question, sample: Sample, tags: Tags) -> ReasoningRun:
     """The parts of a generated text; only what was generated is graded, never the prompt."""
-    span = thinking_span(generated.token_ids, tags)
-    thinking, closed, answer = generated.text.rpartition(CLOSE)
+    span = thinking_span(sample.token_ids, tags)
+    thinking, closed, answer = sample.text.rpartition(CLOSE)
     if not tags.thinks:
-        thinking, closed, answer = "", "", generated.text
+        thinking, closed, answer = "", "", sample.text
     elif not closed:
-        thinking, answer = generated.text, ""
+        thinking, answer = sample.text, ""
     found = None
     if question.final_answer is not None:
         found = grade(
-            generated.text, generated.finish_reason, question.final_answer,
+            sample.text, sample.finish_reason, question.final_answer,
             thinking_open=tags.prompt_is_open,
         )  # fmt: skip
     return ReasoningRun(
-        question_id=generated.question_id,
-        run_id=generated.sample_id,
-        text=generated.text,
+        question_id=sample.question_id,
+        run_id=sample.sample_id,
+        text=sample.text,
         thinking=thinking.removeprefix(OPEN).strip() if thinking else "",
         answer=answer.strip(),
         final_answer=found.final_answer if found else None,
         status=found.status if found else None,  # type: ignore[arg-type]
-        token_ids=generated.token_ids,
-        token_logprobs=generated.token_logprobs,
-        token_entropies=generated.token_entropies,
-        entropy_kind=generated.entropy_kind,
+        token_ids=sample.token_ids,
+        token_logprobs=sample.token_logprobs,
+        token_entropies=sample.token_entropies,
+        entropy_kind=sample.entropy_kind,
         thinking_span=span,
-        finish_reason=generated.finish_reason,
-        excluded=_excluded(generated, tags, span),
+        finish_reason=sample.finish_reason,
+        excluded=_excluded(sample, tags, span),
     )
 
 
@@ -93,8 +107,8 @@ def thinking_span(token_ids: Sequence[int], tags: Tags) -> tuple[int, int] | Non
     return start, end
 
 
-def _excluded(generated: Generated, tags: Tags, span: tuple[int, int] | None) -> str:
-    if generated.finish_reason == "length":
+def _excluded(sample: Sample, tags: Tags, span: tuple[int, int] | None) -> str:
+    if sample.finish_reason == "length":
         return TRUNCATED
     return NEVER_CLOSED if tags.thinks and span is None else ""
 
@@ -144,3 +158,171 @@ def count_runs(
             entropy_kinds=dict(sorted(Counter(r.entropy_kind for r in used).items())),
         )
     return found
+
+
+# --- generation ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of each question, in the questions' order."""
+
+    questions: tuple[Question, ...]
+    """Those whose prompt fits into the model's context."""
+    prompt_ids: tuple[tuple[int, ...], ...]
+    """`[n]`, the prompt of each question in tokens."""
+    runs: tuple[tuple[ReasoningRun, ...], ...]
+    """`[n][K]`"""
+    too_long: tuple[str, ...]
+    """Ids of questions left out because their prompt fills the context."""
+    generated: int
+    """Runs generated now; the others were stored."""
+    backend: dict[str, Any]
+    """What generated them, or would have, for the manifest."""
+    retokenised: int = 0
+    """Runs whose token ids had to be made from their text."""
+
+
+def generate_runs(
+    config: ReasoningConfig, questions: Sequence[Question], store: Store, progress: Progress
+) -> Runs:
+    """K runs of each question; only what is not stored is generated.
+
+    Raises `UserError` when the stored runs come from several models at an endpoint.
+    """
+    prompts = prompt_texts(config, [q.question for q in questions])
+    tokenizer = load_tokenizer(identify(config.model))
+    encoded = tokenizer(prompts, add_special_tokens=not config.chat)["input_ids"]
+    prompt_ids = [tuple(ids) for ids in encoded]
+    keys = {
+        (i, s): _key(config, question, prompts[i], s)
+        for i, question in enumerate(questions)
+        for s in range(config.k)
+    }
+    known = store.get_many(keys.values())
+    missing = sum(key not in known for key in keys.values())
+    backend = open_backend(config)
+    if missing:
+        _generate_missing(
+            backend, config, questions, prompts, prompt_ids, keys, known, store, progress
+        )
+    _check_one_model(config, known)
+    fits = [not _is_too_long(known[keys[i, 0]]) for i in range(len(questions))]
+    kept = [i for i, fitting in enumerate(fits) if fitting]
+    tags = [thinking_tags(config, tokenizer, prompt) for prompt in prompts]
+    return Runs(
+        questions=tuple(questions[i] for i in kept),
+        prompt_ids=tuple(prompt_ids[i] for i in kept),
+        runs=tuple(
+            tuple(
+                read_run(questions[i], read_sample(questions[i].id, s, known[keys[i, s]]), tags[i])
+                for s in range(config.k)
+            )
+            for i in kept
+        ),
+        too_long=tuple(q.id for q, fitting in zip(questions, fits, strict=True) if not fitting),
+        generated=missing,
+        backend={**backend.describe(), "promise": backend.promise},
+        retokenised=sum(bool(known[key].get("retokenised")) for key in keys.values()),
+    )
+
+
+def _key(config: ReasoningConfig, question: Question, prompt: str, sample_id: int) -> str:
+    """Where a run is stored; runs of transformers are the samples of the main study."""
+    if config.backend == "hf":
+        return sample_key(config, question, prompt, sample_id)
+    served = config.served_model or config.model
+    apart = {"backend": config.backend} | ({"served": served} if config.backend == "openai" else {})
+    return sample_key(config, question, prompt, sample_id, **apart)
+
+
+def _generate_missing(
+    backend: Backend,
+    config: ReasoningConfig,
+    questions: Sequence[Question],
+    prompts: Sequence[str],
+    prompt_ids: Sequence[tuple[int, ...]],
+    keys: dict[tuple[int, int], str],
+    known: dict[str, dict],
+    store: Store,
+    progress: Progress,
+) -> None:
+    """Generate and store what is not `known`, which grows by it."""
+    index = {question.id: i for i, question in enumerate(questions)}
+    requests = []
+    for i, question in enumerate(questions):
+        missing = tuple(s for s in range(config.k) if keys[i, s] not in known)
+        if missing:
+            requests.append(Request(question.id, prompt_ids[i], missing, prompts[i]))
+    decoding = Decoding(
+        config.temperature, config.top_p, config.max_new_tokens, config.seed, config.stop
+    )
+    total, before = sum(len(r.sample_ids) for r in requests), len(known)
+    with progress("Sampling answers", total, "runs") as stage:
+        for batch in backend.generate(requests, decoding):
+            found = {keys[index[s.question_id], s.sample_id]: stored_fields(s) for s in batch}
+            store.put_many(found)
+            known |= found
+            tokens = sum(len(s.token_ids) for s in batch)
+            stage.advance(len(batch), tokens, {"generated": len(known) - before})
+
+
+def _is_too_long(stored: dict[str, Any]) -> bool:
+    # The main study, whose samples these may be, stores the prompt's length instead.
+    return "too_long" in stored or stored.get("finish_reason") == TOO_LONG
+
+
+def _check_one_model(config: ReasoningConfig, stored: dict[str, dict]) -> None:
+    served = sorted({value.get("served_model", "") for value in stored.values()} - {""})
+    if len(served) > 1:
+        raise UserError(
+            f"{config.run_folder} would hold runs of several models ({', '.join(served)}): the "
+            f"endpoint {config.endpoint} has changed what it serves; name the one that is meant "
+            "with --served-model, which begins a run of its own"
+        )
+
+
+# --- questions -----------------------------------------------------------------------------------
+
+
+FIELDS = ("id", "question", "answer")
+
+
+def study_questions(config: ReasoningConfig, progress: Progress) -> list[Question]:
+    """The questions in distribution with their splits, then those out of it with split "ood".
+
+    Raises `UserError` for a source that cannot be read, and where one question is in both.
+    """
+    for source in (config.questions, config.ood_questions):
+        if source in PREPARED and not Path(source).exists():
+            prepare(Path(source), PREPARED[source], progress)
+    inside = load_questions(config.questions, limit=config.limit, seed=config.seed)
+    if config.ood_questions is None:
+        return inside
+    outside = load_questions(config.ood_questions, limit=config.ood_limit, seed=config.seed)
+    return [*inside, *_apart(inside, outside, config)]
+
+
+def prepare(path: Path, source: str, progress: Progress) -> None:
+    """Write a source's questions as `{id, question, answer}`, one object a line."""
+    with progress(f"Preparing {path}", 1, "file") as stage:
+        questions = load_questions(source, limit=None, seed=0)
+        rows = ({name: getattr(q, name) for name in FIELDS} for q in questions)
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+        write_bytes(path, ("\n".join(lines) + "\n").encode())
+        stage.advance(1)
+
+
+def _apart(
+    inside: Sequence[Question], outside: Sequence[Question], config: ReasoningConfig
+) -> list[Question]:
+    """The questions out of distribution, with ids of their own; none may be among the others."""
+    ids, texts = {q.id for q in inside}, {" ".join(q.question.split()) for q in inside}
+    shared = [q.id for q in outside if " ".join(q.question.split()) in texts]
+    if shared:
+        raise UserError(
+            f"{config.ood_questions}: {len(shared)} of its questions are in {config.questions} too "
+            f"({', '.join(shared[:3])}, …), so they are not out of distribution; name another "
+            "--ood-questions"
+        )
+    return [replace(q, split=OOD, id=f"{OOD}:{q.id}" if q.id in ids else q.id) for q in outside]

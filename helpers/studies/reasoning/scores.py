@@ -1,18 +1,34 @@
-"""Scores of predictors on one split of the study, with intervals and p-values by question."""
+"""Scores of the study on one split, with intervals by question, and the tripwires of its probes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from helpers.evaluation import Score, evaluate_classifier, paired_difference, score_metric
-from helpers.metric_core import Metric, ratio
-from helpers.studies.reasoning.predictors import Predictor
-from helpers.studies.reasoning.records import RunTable
-from helpers.within_group import within_group_auroc
+from helpers.errors import UserError
+from helpers.evaluation.metrics import Metric, ratio
+from helpers.evaluation.scores import (
+    Score,
+    evaluate_classifier,
+    paired_difference,
+    score_metric,
+    within_group_auroc,
+)
+from helpers.probes.probe import LinearProbe, UndefinedTarget, fit_probe, predict
+from helpers.probes.tripwires import (
+    Tripwire,
+    constant_input_tripwire,
+    memorisation_check,
+    memorisation_tripwire,
+    shuffled_label_scores,
+    shuffled_scores_tripwire,
+)
+from helpers.studies.reasoning.predictors import TITLES, Predictor
+from helpers.studies.reasoning.probes import CORRECT, CORRECTNESS, ENTROPY
+from helpers.studies.reasoning.records import RunTable, StudyProbes, Traced
 
 RANKING, PROBABILITIES = ("auroc", "average_precision"), ("brier", "ece")
 WITHIN = "within_question"
@@ -187,3 +203,108 @@ def _why_silent(on: LabelledSplit, rows: np.ndarray) -> str:
     if rows.any():
         return ""
     return f"what it reads is not known in any of the {int(on.rows.sum())} runs"
+
+
+# --- tripwires ---
+
+SHUFFLES = 100
+THINK_END = "think_end"
+
+
+def study_tripwires(
+    table: RunTable,
+    probes: StudyProbes,
+    traced: Traced,
+    scores: Mapping[str, Score],
+    seed: int,
+) -> tuple[Tripwire, ...]:
+    """Shuffled labels and memorisation for the two probes on hidden states, and constant input.
+
+    `scores` are the test AUROCs of the two, by name. A check that cannot be run says why.
+    """
+    targets = {CORRECTNESS: table.correct, ENTROPY: table.high}
+    found = []
+    for name, target in targets.items():
+        if name in probes.probes:
+            probe = probes.probes[name]
+            checks = [
+                _shuffled(probe, target, table, traced, scores.get(name), seed),
+                _memorised(probe, traced, seed),
+            ]
+        else:
+            reason = f"there is no such probe ({probes.undefined[name]})"
+            names = ("shuffled labels", "memorisation")
+            checks = [Tripwire(each, None, None, "", reason) for each in names]
+        found += [replace(check, name=f"{check.name}: {TITLES[name]}") for check in checks]
+    return (*found, constant_input(table, traced))
+
+
+def _shuffled(
+    probe: LinearProbe,
+    target: np.ndarray,
+    table: RunTable,
+    traced: Traced,
+    real: Score | None,
+    seed: int,
+) -> Tripwire:
+    """Probes fitted to shuffled labels of runs must score 0.5 on test."""
+    try:
+        scattered = shuffled_label_scores(
+            traced.hidden[:, probe.layer], target, table.rows("train", target),
+            table.rows("test", target), regularisation=probe.regularisation,
+            n_shuffles=SHUFFLES, seed=seed,
+        )  # fmt: skip
+    except UndefinedTarget as reason:
+        return Tripwire("shuffled labels", None, None, "mean score 0.5", str(reason))
+    value = None if real is None else real.value
+    return shuffled_scores_tripwire(scattered, real_score=value, seed=seed)
+
+
+def _memorised(probe: LinearProbe, traced: Traced, seed: int) -> Tripwire:
+    try:
+        accuracy = memorisation_check(distinct_rows(traced.hidden[:, probe.layer]), seed=seed)
+    except UserError as reason:
+        return Tripwire("memorisation", None, None, "training accuracy 1", str(reason))
+    return memorisation_tripwire(accuracy)
+
+
+def distinct_rows(states: np.ndarray) -> np.ndarray:
+    """Each state once: runs that think the same words have the same state, and no probe can tell
+    them apart."""
+    first: dict[bytes, int] = {}
+    for i, state in enumerate(states):
+        first.setdefault(state.tobytes(), i)
+    return states[list(first.values())]
+
+
+def constant_input(table: RunTable, traced: Traced) -> Tripwire:
+    """The canary: all states were read at one token, so a probe on that token must score 0.5.
+
+    Where the input of the first block is the same in every run too, as in a model without learnt
+    positions, the probe is given that; else the token's id. It is for correctness, on test.
+    """
+    name, expected = "constant input", "AUROC 0.5"
+    tokens = np.unique(traced.token_ids)
+    if traced.position != THINK_END:
+        reason = f"does not apply: states were read at {traced.position}, whose token varies"
+        return Tripwire(name, None, None, expected, reason)
+    if len(tokens) > 1:
+        reason = f"states were read at {len(tokens)} different tokens instead of at </think> alone"
+        return Tripwire(name, False, None, expected, reason)
+    first = traced.hidden[:, 0]
+    same = bool((first == first[:1]).all())
+    features = first if same else traced.token_ids[:, None].astype(np.float32)
+    try:
+        probe = fit_probe(
+            {THINK_END: features[:, None]}, table.correct, kind="logistic", position=THINK_END,
+            layer=0, regularisation=1.0, rows=table.rows("train", table.correct), name="canary",
+            target_name=CORRECT,
+        )  # fmt: skip
+    except UndefinedTarget as reason:
+        return Tripwire(name, None, None, expected, str(reason))
+    test = table.rows("test", table.correct)
+    predicted = predict(probe, features[test])
+    score = evaluate_classifier(predicted, table.correct[test], n_boot=1, n_perm=1)["auroc"]
+    found = constant_input_tripwire(score)
+    read = "the input of the first block" if same else f"the id of the token ({tokens[0]})"
+    return replace(found, detail=found.detail or f"a probe on {read}, the same in every run")

@@ -1,1 +1,0 @@
-"""Each stage against the naive way to the same outputs, in one run; see benchmarks/README.md."""

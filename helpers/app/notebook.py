@@ -1,0 +1,323 @@
+"""What the application needs beside the stages: what is open, progress, problems.
+
+The same cells run as a script, in an editor, as an app and in an export. Only this module knows
+the difference: a script reads flags, computes, prints, and leaves with an exit status; a page
+shows a run folder, and leaves the computing to a worker that outlives it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from helpers.app.background import progress_view, watch
+from helpers.config import RunConfig
+from helpers.errors import UserError
+from helpers.progress import Progress, StageProgress, show_warning, terminal_progress
+from helpers.store.run_folder import read_manifest, stored_runs
+from helpers.studies.registry import (
+    RUN_FLAG,
+    STUDY_NOTEBOOKS,
+    _app,
+    config_class,
+    config_from_arguments,
+    notebook_of,
+    notebook_path,
+    open_any,
+    run_study,
+    summarise_run,
+)
+from helpers.studies.semantic_entropy.asking import Reading, ask, check_by_sampling
+from helpers.studies.semantic_entropy.asking_views import checked_view
+from helpers.studies.semantic_entropy.records import Run
+from helpers.studies.study import REASONING, stages_of
+from helpers.views.html import safe
+from helpers.views.showing import in_notebook, in_report, problems_explained, stumbled
+
+SCORES_TO_COME = (
+    "The scores appear here when the probes are trained and evaluated. Where nothing is at work, "
+    "press <strong>Run</strong> above to go on."
+)
+
+
+@dataclass(frozen=True)
+class PageState:
+    """Which run folder a page shows, and how far it was when it was drawn last."""
+
+    folder: Path
+    stages: tuple[str, ...]
+    at_work: bool
+    """Whether a worker is busy with it."""
+    study: str = ""
+    """The study whose runs the page shows."""
+
+
+@problems_explained()
+def asked_config(notebook: str, preset: str = "") -> RunConfig:
+    """The config that the flags behind the notebook's name ask for; `preset` where none is named.
+
+    Flags of another program, such as a test runner that runs the application, are not for us.
+    """
+    if not in_notebook():
+        warnings.showwarning = show_warning
+    usual = preset or "lab"
+    config = config_from_arguments(_flags(notebook), Path(notebook).name, usual)
+    own = config_class(usual).study
+    if config.study != own:
+        raise UserError(
+            f"the preset {config.preset!r}, or one of these flags, belongs to another study: give "
+            f"them to its notebook, uv run {notebook_of(config.study)}"
+        )
+    return config
+
+
+def _flags(notebook: str) -> list[str]:
+    return sys.argv[1:] if Path(sys.argv[0]).name == Path(notebook).name else []
+
+
+def page_state(folder: Path, study: str = "") -> PageState:
+    """How far a run folder of a study is now."""
+    manifest = read_manifest(folder) or {}
+    return PageState(folder, tuple(manifest.get("stages_done", ())), watch(folder).at_work, study)
+
+
+@problems_explained()
+def initial_page_state(config: RunConfig) -> Any:
+    """The state of a page, `(get, set)`: at first the run that the flags ask for is open.
+
+    Where there is none yet, a further study shows the newest that is stored.
+    A cell that sets it is drawn anew as well: pressed, the button Run becomes Stop at once.
+    """
+    import marimo as mo
+
+    page = page_state(config.run_folder, config.study)
+    if config.study and not (page.stages or page.at_work):
+        there = [entry.folder for entry in stored_runs(config.out, config.study) if entry.finished]
+        page = page_state(there[0], config.study) if there else page
+    return mo.state(page, allow_self_loops=True)
+
+
+def ticker(page: PageState) -> Any:
+    """What makes a page look again every second while a worker is busy; else None."""
+    import marimo as mo
+
+    if not (in_notebook() and page.at_work):
+        return None
+    return mo.ui.refresh(options=["1s"], default_interval="1s")
+
+
+def work_progress(page: PageState, tick: Any, set_page: Callable[[PageState], None]) -> Any:
+    """How far the work on the open run is; redraws the page when a stage is done."""
+    if not in_notebook():
+        return None
+    import marimo as mo
+
+    now = page_state(page.folder, page.study)
+    if now != page:
+        set_page(now)
+    # A folder in which nothing is written yet does not say of which study it will be.
+    watched = replace(watch(page.folder), stages=stages_of({"study": page.study}))
+    if watched.state in ("idle", "finished"):
+        return None
+    shown = mo.Html(progress_view(watched))
+    return shown if tick is None else mo.vstack([shown, tick])
+
+
+def shown_run(config: RunConfig, page: PageState) -> Any:
+    """The run that is shown: a script, or a page started with `--run`, computes it first.
+
+    Of the main study it is a `Run`, of another one that study's record.
+
+    A page on which nothing has been computed yet waits, and says for what; after a problem it
+    shows what was finished before.
+    """
+    if not in_notebook():
+        with problems_explained(), _stopped_at_once():
+            return _computed(config)
+    import marimo as mo
+
+    if told_to_run(config):
+        try:
+            return _computed(config)
+        except UserError as problem:
+            page, trouble = page_state(config.run_folder, config.study), stumbled(problem)
+            mo.stop("meanings" not in page.stages, trouble)
+            mo.output.append(trouble)
+    with problems_explained():
+        mo.stop("meanings" not in page.stages, waiting(page))
+        return open_any(page.folder, page.study)
+
+
+def when_scored(run: Any) -> Any:
+    """The run of a study once it has scores; until then the cell waits, and says for what."""
+    import marimo as mo
+
+    mo.stop(run.assessment is None, _callout(SCORES_TO_COME))
+    return run
+
+
+def told_to_run(config: RunConfig) -> bool:
+    """Whether `--run` is meant for this config, and not for the page in which it is embedded."""
+    started = Path(sys.argv[0]).name
+    others = [Path(notebook_of(study)).name for study in ("", *STUDY_NOTEBOOKS)]
+    others.remove(Path(notebook_of(config.study)).name)
+    return RUN_FLAG in sys.argv[1:] and started not in others
+
+
+def _computed(config: RunConfig) -> Any:
+    finished = run_study(config, progress_here())
+    assert finished is not None  # it goes to its last stage
+    return finished
+
+
+@contextlib.contextmanager
+def _stopped_at_once() -> Iterator[None]:
+    """Inside, Ctrl-C stops a script at once.
+
+    Cells that `await` make marimo run a script's cells in an event loop, and Python's loops keep
+    the first Ctrl-C until the next `await`, which comes when everything is computed.
+    """
+    held = signal.getsignal(signal.SIGINT)
+    ours = threading.current_thread() is threading.main_thread() and callable(held)
+    if ours:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, held)
+
+
+def waiting(page: PageState) -> Any:
+    """What a page that has nothing to show yet waits for."""
+    text = (
+        "The first results appear here when all answers are sampled and grouped by meaning."
+        if page.at_work
+        else "Nothing to show yet. Press <strong>Run</strong> above, or choose a stored run."
+    )
+    return _callout(text)
+
+
+def _callout(text: str) -> Any:
+    import marimo as mo
+
+    return mo.callout(mo.Html(f"<div>{text}</div>"), kind="neutral")
+
+
+def progress_here() -> Progress:
+    """Progress bars under the cell in a notebook, lines on standard error in a script."""
+    return notebook_progress() if in_notebook() else terminal_progress()
+
+
+def notebook_progress() -> Progress:
+    """A progress bar under the running cell, which leaves with the stage."""
+    import marimo as mo
+
+    @contextlib.contextmanager
+    def stage(title: str, total: int, unit: str) -> Iterator[StageProgress]:
+        with mo.status.progress_bar(
+            total=total, title=title, subtitle="starting", show_rate=False, show_eta=False,
+            remove_on_exit=True,
+        ) as bar:  # fmt: skip
+
+            def show(state: StageProgress) -> None:
+                pace = state.line().removeprefix(f"{title}: ")
+                bar.update(state.done - bar.current, subtitle=pace)
+
+            yield StageProgress(title, total, unit, show)
+
+    return stage
+
+
+def conclude(run: Any) -> Any:
+    """Print the table and the run folder in a script; show them in a notebook."""
+    if in_notebook() and run.assessment is None:
+        return None  # a study whose scores are still to come has no table
+    text = f"{summarise_run(run)}\n\nrun folder: {run.folder}"
+    if not in_notebook():
+        print(text)
+        return None
+    import marimo as mo
+
+    where = mo.Html(f"<div>This run is in <code>{safe(str(run.folder))}</code>.</div>")
+    return mo.vstack([where, mo.accordion({"All of it as text": mo.plain_text(text)})])
+
+
+def reading_of(run: Run, question: Any, config: RunConfig) -> Reading | None:
+    """What the probes say of the question that was typed; the cell waits where there is none."""
+    if not in_notebook():
+        return None
+    import marimo as mo
+
+    mo.stop(not question.value, mo.md("*Type a question and press Ask.*"))
+    with problems_explained(), mo.status.spinner("Reading the question in one forward pass"):
+        return ask(run, question.value, config=config)
+
+
+def answers_streamed(pressed: bool, run: Run, reading: Reading | None, config: RunConfig) -> None:
+    """Draw answers to a question, each group of them shown in the place of the one before."""
+    if reading is None or not pressed:
+        return
+    import marimo as mo
+
+    with problems_explained():
+        for checked in check_by_sampling(run, reading, config=config):
+            mo.output.replace(mo.Html(checked_view(checked)))
+
+
+STUDY_TABS = {"Overview": "", "Reasoning models": REASONING}
+"""Title of a tab to the study that it opens."""
+OVERVIEW = (
+    "**Reasoning models.** A model that thinks before it answers is asked each question many "
+    "times. Is a run right, does the model know, and can a probe read it at the token "
+    "`</think>`, in and out of distribution?\n\nA study is a notebook of its own too: "
+    "`uv run marimo edit helpers/studies/reasoning/notebook.py`. Nothing of it is loaded before "
+    "its tab is opened."
+)
+
+
+def study_tabs() -> Any:
+    """A tab for each further study; None in a script, where nobody opens one."""
+    if not in_notebook():
+        return None
+    import marimo as mo
+
+    return mo.ui.tabs({title: "" if study else OVERVIEW for title, study in STUDY_TABS.items()})
+
+
+def opened_study(tabs: Any) -> str:
+    """The study whose tab is open; "" for none."""
+    return STUDY_TABS[tabs.value] if tabs is not None else ""
+
+
+def study_loader() -> Callable[[str], Any]:
+    """What gives the marimo app of a study's notebook; None for "", and where nobody looks.
+
+    Each page has a loader of its own, and a loader gives the same app again, so that a study that
+    is left and opened again is as it was. Nothing of a study is imported before it is asked for.
+    """
+
+    @functools.cache
+    def load(study: str) -> Any:
+        if study not in STUDY_NOTEBOOKS or in_report() or not in_notebook():
+            return None
+
+        with problems_explained():
+            return _app(notebook_path(study))
+
+    return load
+
+
+async def embedded(app: Any, config: RunConfig) -> Any:
+    """What a study's app shows, alive, on the machine that the page's config describes."""
+    if app is None:
+        return None
+    return (await app.embed(defs={"config": config})).output

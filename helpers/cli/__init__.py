@@ -1,0 +1,1 @@
+"""The command `sep`, and what it explains."""

@@ -1,0 +1,1 @@
+"""Questions and answers: loading, reading, grading; the embedded word problems."""

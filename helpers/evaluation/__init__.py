@@ -1,0 +1,1 @@
+"""Metrics, intervals, p-values, and the cards that say what each number is."""

@@ -1,0 +1,1 @@
+"""Sampling answers: transformers, vLLM, or an OpenAI-compatible endpoint."""

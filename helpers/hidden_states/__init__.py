@@ -1,0 +1,1 @@
+"""Hidden states at named token positions: captured, stored, mapped."""

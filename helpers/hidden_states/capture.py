@@ -1,0 +1,329 @@
+"""Hidden states at named positions, all layers, from one teacher-forced pass over exact token ids.
+
+Entry 0 of a capture is the input of the first decoder block, entry i + 1 the output of block i
+(before the final norm). The positions are defined in `helpers.hidden_states.capture`; where an
+answer is too short to have one, the nearest earlier token stands in, and the row is listed in
+`Capture.stand_ins`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from helpers.errors import UserError
+from helpers.models.forwards import (
+    TRACING,
+    Backend,
+    TokenSequence,
+    pad_right,
+    read_layers,
+    run_in_batches,
+    states_before_head,
+    too_large,
+)
+from helpers.models.loading import LanguageModel, is_out_of_memory
+
+# --- named positions -----------------------------------------------------------------------------
+#
+#     tbg                 the last prompt token, before anything is generated
+#     answer_last         the last generated token that does not end the sequence
+#     answer_second_last  the one before it
+#     answer_mean         mean over all generated tokens that do not end the sequence
+#     think_end           the token that closes the thinking, the last one where there are several
+#
+# Where an answer is too short to have a position, the nearest earlier token stands in.
+
+
+@dataclass(frozen=True)
+class Places:
+    """For one sequence: each position's span of token indices, and whether it stands in."""
+
+    spans: tuple[tuple[int, int], ...]
+    stands_in: tuple[bool, ...]
+
+
+def find_places(lm: LanguageModel, sequence: TokenSequence, positions: Sequence[str]) -> Places:
+    """Where the positions of a sequence are, in prompt and answer together.
+
+    Raises `UserError` when `think_end` is asked of a tokenizer without thinking tags.
+    """
+    n_prompt = len(sequence.prompt_ids)
+    answer = list(sequence.answer_ids)
+    while answer and answer[-1] in lm.end_ids:
+        answer.pop()
+    last = n_prompt + len(answer) - 1
+    spans, stands_in = [], []
+    for position in positions:
+        if position == "tbg":
+            at, missing = n_prompt - 1, False
+        elif position == "answer_last":
+            at, missing = last, not answer
+        elif position == "answer_second_last":
+            at, missing = max(n_prompt - 1, last - 1), len(answer) < 2
+        elif position == "answer_mean":
+            spans.append((n_prompt, last + 1) if answer else (n_prompt - 1, n_prompt))
+            stands_in.append(not answer)
+            continue
+        elif position == "think_end":
+            token = think_end_id(lm.tokenizer)
+            if token is None:
+                raise UserError(
+                    f"position think_end: the tokenizer of {lm.identity.name!r} has no </think> "
+                    "token; use --positions tbg answer_last"
+                )
+            missing = token not in answer
+            at = last if missing else n_prompt + len(answer) - 1 - answer[::-1].index(token)
+        else:
+            raise ValueError(f"unknown position {position!r}")
+        spans.append((at, at + 1))
+        stands_in.append(missing)
+    return Places(tuple(spans), tuple(stands_in))
+
+
+def token_span(lm: LanguageModel, sequence: TokenSequence, position: str) -> range:
+    """The token indices, in prompt and answer together, that a position of a sequence covers."""
+    return range(*find_places(lm, sequence, (position,)).spans[0])
+
+
+def think_end_id(tokenizer: Any) -> int | None:
+    """The id of `</think>`, or None when the tokenizer has no such token."""
+    token = tokenizer.convert_tokens_to_ids("</think>")
+    return None if token is None or token == tokenizer.unk_token_id else int(token)
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Hidden states of n sequences."""
+
+    hidden: dict[str, np.ndarray]
+    """By position: `[n, layers + 1, width]`, or `[n, asked layers, width]`; float32."""
+    token_embedding: np.ndarray
+    """The embedding, without positions, of the token at `tbg`: `[n, width]`, float32."""
+    stand_ins: dict[str, np.ndarray]
+    """By position: `[n]`, True where an earlier token stands in for one that does not exist."""
+
+
+def capture(
+    lm: LanguageModel,
+    sequences: Sequence[TokenSequence],
+    positions: Sequence[str],
+    *,
+    deepest_layer: int | None = None,
+    layers: Sequence[int] | None = None,
+    batch_tokens: int = 16_384,
+    backend: Backend = "nnsight",
+    progress: Callable[[int, int], None] | None = None,
+) -> Capture:
+    """Hidden states of `sequences` at `positions`, through nnsight or plain forward hooks.
+
+    Batches hold at most `batch_tokens` tokens with padding; a longer sequence runs alone. Only
+    the asked positions are kept, of all entries up to `deepest_layer` (default: the last), or of
+    those in `layers`, in ascending order; the forward stops after the deepest of them.
+    `progress(sequences, tokens)` follows each batch. Raises `UserError` when a state is not
+    finite, when the memory does not hold one sequence alone, or when `think_end` is asked of a
+    tokenizer without thinking tags.
+    """
+    depth = lm.n_layers if deepest_layer is None else deepest_layer
+    kept = range(depth + 1) if layers is None else sorted(set(layers))
+    places = [find_places(lm, sequence, positions) for sequence in sequences]
+    states = np.empty((len(positions), len(sequences), len(kept), lm.width), dtype=np.float32)
+
+    def read(rows: list[int]) -> None:
+        states[:, rows] = _capture_batch(
+            lm, [sequences[i] for i in rows], [places[i] for i in rows], kept, backend
+        )
+
+    run_in_batches(lm, sequences, batch_tokens, read, progress)
+    _check_finite(lm, states)
+    return Capture(
+        hidden={name: states[i] for i, name in enumerate(positions)},
+        token_embedding=_token_embeddings(lm, [s.prompt_ids[-1] for s in sequences]),
+        stand_ins={
+            name: np.array([place.stands_in[i] for place in places], dtype=bool)
+            for i, name in enumerate(positions)
+        },
+    )
+
+
+def _check_finite(lm: LanguageModel, states: np.ndarray) -> None:
+    if not np.isfinite(states).all():
+        raise UserError(
+            f"the model {lm.identity.name!r} has hidden states that are not finite; "
+            "try --dtype float32"
+        )
+
+
+def _capture_batch(
+    lm: LanguageModel,
+    sequences: list[TokenSequence],
+    places: list[Places],
+    layers: Sequence[int],
+    backend: Backend,
+) -> np.ndarray:
+    """States of one batch, `[positions, n, layers, width]`; `layers` are in ascending order."""
+    import torch
+
+    spans = torch.tensor([place.spans for place in places], device=lm.device)  # [n, positions, 2]
+    ids = pad_right(lm, sequences)
+    states = read_layers(lm, ids, layers, lambda states: _span_means(states, spans), backend)
+    return states.permute(2, 1, 0, 3).cpu().numpy()
+
+
+def capture_tokens(
+    lm: LanguageModel, sequence: TokenSequence, layers: Sequence[int]
+) -> dict[int, np.ndarray]:
+    """Hidden states of one sequence at every token: layer to `[tokens, width]`, float32.
+
+    The forward stops after the deepest of `layers`; entries are numbered as in a capture. Raises
+    `UserError` when a state is not finite or the memory does not hold the sequence.
+    """
+    kept = sorted(set(layers))
+    try:
+        found = read_layers(lm, pad_right(lm, [sequence]), kept, lambda states: states[0].float())
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise too_large(lm, sequence) from error
+    states = found.cpu().numpy()
+    _check_finite(lm, states)
+    return dict(zip(kept, states, strict=True))
+
+
+def _span_means(states: Any, spans: Any) -> Any:
+    """Means of `[n, tokens, width]` over `[n, positions, 2]` spans: `[n, positions, width]`."""
+    import torch
+
+    rows = torch.arange(len(states), device=states.device)[:, None]
+    at = states[rows, spans[..., 0]].float()
+    for i, j in (spans[..., 1] - spans[..., 0] > 1).nonzero().tolist():
+        start, end = spans[i, j].tolist()
+        at[i, j] = states[i, start:end].float().mean(0)
+    return at
+
+
+def _token_embeddings(lm: LanguageModel, tokens: list[int]) -> np.ndarray:
+    import torch
+
+    table = lm.model.get_input_embeddings().weight
+    with torch.no_grad():
+        return table[torch.tensor(tokens, device=table.device)].float().cpu().numpy()
+
+
+# --- entropies of given tokens -------------------------------------------------------------------
+#
+# An endpoint gives no log-probabilities, or those of its top k only. One teacher-forced forward
+# over prompt and answer has the whole distribution at every token, as sampling itself would have
+# seen it. The output layer is applied to blocks of tokens, so that tokens × vocabulary (20,000 ×
+# 152,000 numbers are 12 GB) never exists at once.
+
+
+BLOCK_ROWS = 256
+"""Tokens to which the output layer is applied at a time. Each takes 8 bytes a word of the
+vocabulary (0.3 GB for 152,000 words), and a GPU reads the layer's weights once a block."""
+
+
+@dataclass(frozen=True, eq=False)
+class ForcedTokens:
+    """What a model thinks of each generated token of a sequence, `[tokens]`, float32."""
+
+    entropies: np.ndarray
+    """Of the untempered distribution over the full vocabulary, in nats."""
+    logprobs: np.ndarray
+    """Log-probability of the token under it, in nats."""
+
+
+def token_entropies(
+    lm: LanguageModel,
+    sequences: Sequence[TokenSequence],
+    *,
+    batch_tokens: int = 16_384,
+    block_rows: int = BLOCK_ROWS,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[ForcedTokens]:
+    """Entropy and log-probability of every token of each sequence's answer.
+
+    The end token is one of them where the answer has it. `progress(sequences, tokens)` follows
+    each batch. Raises `UserError` when a logit is not finite, when the memory does not hold one
+    sequence alone, or when the model does something to its logits that is not known here.
+    """
+    finish = _finisher(lm)
+    found: dict[int, ForcedTokens] = {}
+
+    def read(rows: list[int]) -> None:
+        batch = [sequences[i] for i in rows]
+        found.update(zip(rows, _read_batch(lm, batch, block_rows, finish), strict=True))
+
+    run_in_batches(lm, sequences, batch_tokens, read, progress)
+    return [found[i] for i in range(len(sequences))]
+
+
+def _read_batch(
+    lm: LanguageModel,
+    sequences: Sequence[TokenSequence],
+    block_rows: int,
+    finish: Callable[[Any], Any],
+) -> list[ForcedTokens]:
+    import torch
+
+    lengths = [len(s.answer_ids) for s in sequences]
+    row = np.repeat(np.arange(len(sequences)), lengths)
+    # A token's distribution is read at the token before it.
+    at = np.concatenate([np.arange(len(s.prompt_ids), len(s)) for s in sequences]) - 1
+    answers = [token for s in sequences for token in s.answer_ids]
+    where = torch.from_numpy(row).to(lm.device), torch.from_numpy(at).to(lm.device)
+    states = states_before_head(lm, pad_right(lm, sequences), lambda states: states[where])
+    tokens = torch.tensor(answers, dtype=torch.long, device=lm.device)
+    entropies = torch.empty(len(tokens), device=lm.device)
+    logprobs = torch.empty_like(entropies)
+    head = lm.model.get_output_embeddings()
+    with TRACING, torch.no_grad():
+        for start in range(0, len(tokens), block_rows):
+            rows = slice(start, start + block_rows)
+            log_p = torch.log_softmax(finish(head(states[rows])).float(), dim=-1)
+            logprobs[rows] = log_p.gather(1, tokens[rows, None])[:, 0]
+            entropies[rows] = torch.special.entr(log_p.exp_()).sum(-1)
+            del log_p  # not to be there beside the next block's
+    if not bool(entropies.isfinite().all()):
+        raise UserError(
+            f"the model {lm.identity.name!r} produced logits that are not finite; "
+            "try --dtype float32"
+        )
+    ends = np.cumsum(lengths)[:-1]
+    parts = (np.split(values.cpu().numpy(), ends) for values in (entropies, logprobs))
+    return [ForcedTokens(*pair) for pair in zip(*parts, strict=True)]
+
+
+def _finisher(lm: LanguageModel) -> Callable[[Any], Any]:
+    """What the model does to the output layer's result before it calls it logits.
+
+    Most models do nothing, Gemma-2 caps them softly. A forward of one token tells whether what is
+    done here is what the model does; it raises `UserError` where it is not.
+    """
+    import torch
+
+    cap = getattr(lm.model.config.get_text_config(), "final_logit_softcapping", None)
+
+    def finish(logits: Any) -> Any:
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+    raw: list[Any] = []
+    head = lm.model.get_output_embeddings()
+    hook = head.register_forward_hook(lambda module, given, out: raw.append(out.clone()))
+    try:
+        with TRACING, torch.no_grad():
+            one = torch.full((1, 1), lm.pad_id, device=lm.device)
+            logits = lm.model(input_ids=one, use_cache=False).logits
+            same = torch.allclose(finish(raw[0]).float(), logits.float(), rtol=1e-3, atol=1e-3)
+    finally:
+        hook.remove()
+    if not same:
+        raise UserError(
+            f"{type(lm.model).__name__} changes the result of its output layer in a way that is "
+            "not known here, so entropies cannot be read from a forward; generate with "
+            "--backend hf, which needs no such forward"
+        )
+    return finish

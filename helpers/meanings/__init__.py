@@ -1,0 +1,1 @@
+"""Which answers mean the same: judges, and clustering of what they say."""

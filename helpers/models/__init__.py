@@ -1,0 +1,1 @@
+"""Language models and tokenizers: found, loaded, run forward."""

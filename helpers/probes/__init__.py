@@ -1,0 +1,1 @@
+"""Linear and small non-linear probes: fitted, chosen, stored, assessed."""

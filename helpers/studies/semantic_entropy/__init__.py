@@ -1,0 +1,1 @@
+"""The main study: semantic entropy, and probes that read it."""

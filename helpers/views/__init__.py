@@ -1,0 +1,1 @@
+"""Figures and tables in one style, as Plotly figures and escaped HTML."""

@@ -1,0 +1,403 @@
+"""Long work: real workers that are watched, stopped, killed, abandoned, and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers.app.background import (
+    LOCK,
+    PROGRESS,
+    STAGE_OF_BAR,
+    Bar,
+    WorkerStatus,
+    bar_words,
+    is_locked,
+    progress_view,
+    release,
+    start_worker,
+    stop_worker,
+    take_lock,
+    watch,
+    worker_folder,
+)
+from helpers.config import RunConfig
+from helpers.errors import UserError
+from helpers.formatting import duration_text
+from helpers.progress import silent_progress
+from helpers.store.cache import Store
+from helpers.studies.registry import make_config
+from helpers.studies.semantic_entropy.stages import run
+from helpers.studies.study import STAGES
+from support.run_folders import TINY, assert_same_run
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends the signals of a Unix")
+
+ANSWERS = 30 * 5  # TINY: four samples and the most likely answer of each question
+LIMIT = 150.0  # seconds to wait for anything, on the busiest machine
+
+PAGE = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from helpers.app.background import start_worker, watch
+from helpers.config import RunConfig
+watched = start_worker(RunConfig.model_validate_json(sys.argv[2]))
+while watched.pid is None:
+    watched = watch(watched.folder)
+print(watched.pid, flush=True)
+time.sleep(600)
+"""
+"""A page's kernel: it starts a worker, and then it is busy with other things."""
+
+ODD_WORKER = """
+import sys, time
+from helpers.app import worker
+
+def crash(values, reporter):
+    raise ZeroDivisionError("<i>by nothing</i>")
+
+def dawdle(values, reporter):
+    time.sleep(600)
+
+def swallow(values, reporter):
+    while True:
+        try:
+            time.sleep(600)
+        except KeyboardInterrupt:
+            pass
+
+worker._run = globals()[sys.argv[1]]
+sys.exit(worker.main())
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Iterator[RunConfig]:
+    """A small run with a store of its own; its worker does not outlive the test."""
+    config = make_config(**TINY, cache_dir=tmp_path / "cache", out=tmp_path / "out")
+    yield config
+    left = watch(config.run_folder)
+    if left.at_work and left.pid:
+        os.kill(left.pid, signal.SIGKILL)
+        wait_until(config.run_folder, lambda w: not w.at_work)
+
+
+def wait_until(folder: Path, holds: Callable[[WorkerStatus], bool]) -> WorkerStatus:
+    """Look at a run until something holds; fails when it does not within the limit."""
+    until = time.monotonic() + LIMIT
+    while not holds(watched := watch(folder)):
+        assert time.monotonic() < until, f"still {watched}"
+        time.sleep(0.01)
+    return watched
+
+
+def sampled(watched: WorkerStatus) -> int:
+    """Questions that this worker has sampled."""
+    return next((b.done for b in watched.bars if b.title == "Sampling answers"), 0)
+
+
+def stored(config: RunConfig) -> int:
+    """Answers in the store of a run that has not got beyond sampling."""
+    store = Store(config.cache_dir)
+    try:
+        return len(store._index)
+    finally:
+        store.close()
+
+
+def odd_worker(root: Path, kind: str, folder: Path) -> subprocess.Popen:
+    """A worker whose run is not one."""
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", ODD_WORKER, kind]
+    process = subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert process.stdin
+    task = {"folder": str(folder), "log": "log-1.txt", "config": {}}
+    process.stdin.write(json.dumps(task).encode())
+    process.stdin.close()
+    return process
+
+
+@pytest.mark.slow
+def test_two_pages_start_one_worker_that_outlives_them(
+    root: Path, config: RunConfig, tiny_run: RunConfig, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "helpers.py").write_text("raise SystemExit('someone else's module')")
+    command = [sys.executable, "-P", "-c", PAGE, str(root), config.model_dump_json()]
+    pages = [
+        subprocess.Popen(
+            command, cwd=elsewhere, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        for _ in range(2)
+    ]
+    try:
+        pids = {int(page.stdout.readline()) for page in pages if page.stdout}
+    finally:
+        for page in pages:  # as marimo does with a kernel: it and all of its group
+            os.killpg(page.pid, signal.SIGKILL)
+            page.communicate()
+    assert len(pids) == 1
+    watched = watch(config.run_folder)
+    assert {watched.pid} == pids
+    assert start_worker(config).pid == watched.pid
+    seen, states, known = set(), set(), set(STAGE_OF_BAR)
+    while (watched := watch(config.run_folder)).at_work:
+        seen |= {bar.title.split(",")[0] for bar in watched.bars}
+        states.add(watched.state)
+        assert 'role="progressbar"' in progress_view(watched)
+        time.sleep(0.01)
+    assert {"Sampling answers", "Training probes"} <= seen <= known
+    assert "running" in states
+    assert watched.state == "finished"
+    assert watched.stages_done == STAGES
+    assert set(watched.stage_seconds) == set(STAGES)
+    assert_same_run(tiny_run.run_folder, config.run_folder)
+
+
+@pytest.mark.slow
+def test_stopped_then_killed_then_finished_without_repeating(
+    config: RunConfig, tiny_run: RunConfig
+) -> None:
+    brief = {"estimators": ("semantic_entropy",), "positions": ("tbg",), "analyses": ("none",)}
+    config = config.model_copy(update={"batch_size": 2, **brief})
+    folder = config.run_folder
+    start_worker(config)
+    wait_until(folder, lambda w: sampled(w) >= 3)
+    assert stop_worker(folder).state == "stopping"
+    stop_worker(folder)
+    watched = wait_until(folder, lambda w: not w.at_work)
+    assert watched.state == "stopped"
+    assert "press Run to go on" in watched.message
+    assert stop_worker(folder).state == "stopped"
+    first = stored(config)
+    assert 3 * 5 <= first < ANSWERS
+    assert first >= sampled(watched) * 5
+
+    start_worker(config)
+    pid = wait_until(folder, lambda w: sampled(w) >= 3).pid
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+    watched = wait_until(folder, lambda w: not w.at_work)
+    assert watched.state == "killed"
+    assert "everything stored is kept; press Run to go on" in watched.message
+    assert 'role="alert"' in progress_view(watched)
+    second = stored(config)
+    assert first < second < ANSWERS
+
+    start_worker(config.model_copy(update={"batch_size": 256}))
+    assert wait_until(folder, lambda w: not w.at_work).state == "finished"
+    work = json.loads((folder / "manifest.json").read_text())["work"]
+    # The killed attempt counts up to its last note, a second before its end at most.
+    assert ANSWERS - second <= work["samples"]["generated"] <= ANSWERS
+    columns = ["question_id", "sample_id", "text", "token_ids", "cluster"]
+    expected, found = (
+        pq.read_table(c.run_folder / "samples.parquet", columns=columns) for c in (tiny_run, config)
+    )
+    assert found == expected
+
+
+def test_a_failure_tells_the_remedy_and_leaves_what_there_was(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    questions = tmp_path / "<b>mine.jsonl"
+    rows = [{"question": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(30)]
+    questions.write_text("\n".join(json.dumps(row) for row in rows))
+    config = config.model_copy(update={"questions": str(questions)})
+    run(config, silent_progress(), until="meanings")
+    before = {p.name: p.read_bytes() for p in config.run_folder.iterdir()}
+    questions.unlink()
+    start_worker(config)
+    watched = wait_until(config.run_folder, lambda w: not w.at_work)
+    assert watched.state == "failed"
+    assert str(questions) in watched.message
+    assert watched.stages_done == ("samples", "meanings")
+    page = progress_view(watched)
+    assert 'role="alert"' in page
+    assert "&lt;b&gt;mine.jsonl" in page
+    assert "<b>" not in page
+    after = {p.name: p.read_bytes() for p in config.run_folder.iterdir() if p.is_file()}
+    assert after == before
+    assert "samples.parquet" in before
+
+    # What `sep run` finishes afterwards is not called failed.
+    manifest = json.loads(before["manifest.json"])
+    manifest["stages_done"] = list(STAGES)
+    (config.run_folder / "manifest.json").write_text(json.dumps(manifest))
+    assert watch(config.run_folder).state == "finished"
+
+
+def test_an_error_that_nobody_foresaw_is_named_with_its_log(root: Path, tmp_path: Path) -> None:
+    process = odd_worker(root, "crash", tmp_path)
+    assert process.wait(LIMIT) == 1
+    watched = watch(tmp_path)
+    assert watched.state == "failed"
+    assert watched.message.startswith("ZeroDivisionError: <i>by nothing</i>")
+    assert "log-1.txt" in watched.message
+    assert "<i>" not in progress_view(watched)
+
+
+@pytest.mark.parametrize("kind", ["dawdle", "swallow"])
+def test_a_worker_that_reaches_no_batch_is_interrupted_then_ended(
+    root: Path, tmp_path: Path, kind: str
+) -> None:
+    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for `command &`
+    try:
+        process = odd_worker(root, kind, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    wait_until(tmp_path, lambda w: w.at_work and w.pid is not None)
+    assert stop_worker(tmp_path, grace=0.2).state == "stopping"
+    assert process.wait(LIMIT) == 130
+    assert watch(tmp_path).state == "stopped"
+
+
+def test_a_machine_that_shuts_down_stops_a_worker(root: Path, tmp_path: Path) -> None:
+    process = odd_worker(root, "dawdle", tmp_path)
+    wait_until(tmp_path, lambda w: w.at_work and w.pid is not None)
+    process.terminate()
+    assert process.wait(LIMIT) == 130
+    watched = watch(tmp_path)
+    assert watched.state == "stopped"
+    assert 'role="status"' in progress_view(watched)
+
+
+def test_a_worker_that_hangs_is_called_silent_and_killed_by_the_next_stop(
+    root: Path, tmp_path: Path
+) -> None:
+    process = odd_worker(root, "dawdle", tmp_path)
+    pid = wait_until(tmp_path, lambda w: w.at_work and w.pid is not None).pid
+    assert pid == process.pid
+    os.kill(pid, signal.SIGSTOP)
+    silent, until = 0.0, time.monotonic() + LIMIT
+    stop_worker(tmp_path, grace=0.0)
+    while process.poll() is None:
+        watched = watch(tmp_path)
+        silent = max(silent, watched.silent)
+        assert stop_worker(tmp_path).state in ("stopping", "stopped")
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert silent > 1.5
+    assert process.returncode == -signal.SIGKILL
+    assert watch(tmp_path).state == "stopped"
+
+
+def test_a_process_that_does_not_come_up_is_a_problem_with_its_last_words(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho no such interpreter\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    with pytest.raises(UserError, match=r"did not start \(no such interpreter\).*log-"):
+        start_worker(config)
+    assert watch(config.run_folder).state == "idle"
+
+
+def test_a_lock_belongs_to_one_and_leaves_with_its_file(tmp_path: Path) -> None:
+    folder = worker_folder(tmp_path)
+    mine = take_lock(folder / LOCK)
+    assert mine is not None
+    assert is_locked(folder / LOCK)
+    assert take_lock(folder / LOCK, timeout=0.05) is None
+    release(mine, folder, clear=True)
+    assert not folder.exists()
+    assert not is_locked(folder / LOCK)
+    again = take_lock(folder / LOCK)
+    assert again is not None
+    release(again, folder, clear=False)
+
+
+def told(**changes: Any) -> dict[str, Any]:
+    """What a worker tells that is sampling."""
+    bar = {
+        "title": "Sampling answers", "unit": "questions", "done": 12, "total": 30, "tokens": 0,
+        "seconds": 6.0, "line": "", "finished": False, "stopped": False,
+    }  # fmt: skip
+    now = time.time()
+    usual = {"state": "running", "message": "", "pid": 1, "started": now, "updated": now}
+    return {**usual, "log": "log-1.txt", "bars": [bar], **changes}
+
+
+json_values = st.recursive(
+    st.none() | st.text(max_size=5) | st.floats() | st.integers(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["state", "bars", "pid"]), inner)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=60)
+@given(st.binary(max_size=40) | json_values.map(lambda value: json.dumps(value).encode()))
+def test_what_a_power_cut_leaves_is_no_error(tmp_path_factory, content: bytes) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    worker_folder(folder).mkdir()
+    (worker_folder(folder) / PROGRESS).write_bytes(content)
+    assert watch(folder).state == "idle"
+
+
+def test_what_a_stranger_wrote_is_no_error(tmp_path: Path) -> None:
+    worker_folder(tmp_path).mkdir()
+    bar = told()["bars"][0]
+    odd = (None, "<i>", [], [1], {}, float("inf"), float("nan"), 10**400, -1)
+    cases = [told(**{name: value}) for name in told() for value in odd]
+    cases += [told(bars=[{**bar, name: value}]) for name in bar for value in odd]
+    cases += [{name: value for name, value in told().items() if name != "pid"}]
+    for case in cases:
+        (worker_folder(tmp_path) / PROGRESS).write_text(json.dumps(case))
+        watched = watch(tmp_path)
+        assert watched.state in ("idle", "killed")
+        for page in (progress_view(watched), progress_view(replace(watched, state="running"))):
+            assert "<i>" not in page
+            assert not {"nan", "inf"} & set(page.split())
+
+
+def test_the_page_shows_pace_and_time_left(tmp_path: Path) -> None:
+    worker_folder(tmp_path).mkdir()
+    (worker_folder(tmp_path) / PROGRESS).write_text(json.dumps(told()))
+    watched = replace(watch(tmp_path), state="running", message="Running.", silent=75.0)
+    page = progress_view(watched)
+    assert "12 of 30 questions, 2 questions/s, 9.0 s left" in page
+    assert "It last reported 1 min 15 s ago" in page
+    assert 'aria-live="polite"' in page
+    assert page.count(">waiting<") == len(STAGES) - 1
+    done = replace(watched, stages_done=("samples",), stage_seconds={"samples": 21.0})
+    assert "done in 21 s" in progress_view(replace(done, bars=(), last_line="Fetching: <1 MB"))
+    assert "Fetching: &lt;1 MB" in progress_view(
+        replace(done, bars=(), last_line="Fetching: <1 MB")
+    )
+
+
+def test_words_for_time_and_pace() -> None:
+    assert [duration_text(s) for s in (0.04, 9.96, 59.6, 200, 7500)] == [
+        "0.0 s", "10 s", "1 min 00 s", "3 min 20 s", "2 h 05 min",
+    ]  # fmt: skip
+    fast = Bar("p(True), zero-shot", "prompts", 1200, 3600, 48_000, 60.0, "", False, False)
+    assert bar_words(fast) == (
+        "p(True), zero-shot: 1,200 of 3,600 prompts, 20 prompts/s, 800 tokens/s, 2 min 00 s left"
+    )
+    assert "after the first batch" in bar_words(replace(fast, done=0, tokens=0))
+
+
+def test_bars_are_known_by_the_titles_that_stages_give_them(root: Path) -> None:
+    sources = [p for p in (root / "helpers").rglob("*.py") if p.name != "progress_view.py"]
+    text = "".join(p.read_text() for p in sources)
+    assert [title for title in STAGE_OF_BAR if f'"{title}' not in text] == []

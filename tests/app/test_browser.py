@@ -1,0 +1,161 @@
+"""The application in a real browser: what a person sees, presses, moves and clicks."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from helpers.app.background import stop_worker, watch
+from helpers.config import RunConfig
+from helpers.studies.registry import make_config
+from support.browser import Window, assert_clean, chromium, served, window
+from support.run_folders import TINY, as_flags
+
+pytestmark = pytest.mark.browser
+
+PROGRAM = "probe_training_auto.py"
+LAST_WORDS = "This run is in"
+"""What the last cell of the page says."""
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the application: marimo keeps snapshots beside what it opens."""
+    chromium()
+    folder = tmp_path_factory.mktemp("page")
+    root = Path(__file__).resolve().parent.parent.parent
+    shutil.copy(root / "pyproject.toml", folder)  # it holds marimo's settings
+    return Path(shutil.copy(root / PROGRAM, folder / PROGRAM))
+
+
+@pytest.fixture(scope="module")
+def flags(tiny_run: RunConfig) -> list[str]:
+    """The flags that ask for the finished tiny run."""
+    return as_flags({**TINY, "cache_dir": tiny_run.cache_dir, "out": tiny_run.out})
+
+
+@pytest.fixture(scope="module")
+def address(notebook: Path, flags: list[str]) -> Iterator[str]:
+    """The application over the finished tiny run."""
+    with served("run", notebook, *flags) as found:
+        yield found
+
+
+@pytest.fixture
+def opened(address: str) -> Iterator[Window]:
+    """A page of it, drawn to its end."""
+    with window(900) as found:
+        found.page.goto(address)
+        found.until(LAST_WORDS, 90)
+        yield found
+        assert_clean(found)
+
+
+@pytest.mark.parametrize(("mode", "width"), [("run", 700), ("edit", 1440)])
+def test_a_stored_run_is_on_the_screen_at_once(
+    notebook: Path, flags: list[str], mode: str, width: int
+) -> None:
+    with served(mode, notebook, *flags) as address, window(width) as found:
+        found.page.goto(address)
+        found.until("for the best baseline")
+        found.until(LAST_WORDS, 90)
+        found.page.locator(".js-plotly-plot svg.main-svg").nth(2).wait_for(state="attached")
+        wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert found.page.evaluate(wide) <= 0
+        assert_clean(found)
+
+
+def test_moving_sliders_redraws_and_takes_nothing_away(opened: Window) -> None:
+    page = opened.page
+    sliders = page.get_by_role("slider")
+    assert sliders.count() >= 6
+    for i in range(sliders.count()):
+        slider = sliders.nth(i)
+        before = slider.get_attribute("aria-valuenow")
+        key = "ArrowLeft" if before == slider.get_attribute("aria-valuemax") else "ArrowRight"
+        slider.press(key)
+        assert slider.get_attribute("aria-valuenow") != before
+    opened.until("now, from 3 samples")
+    assert page.get_by_text(LAST_WORDS).is_visible()
+    assert page.get_by_text("for the best baseline").first.is_visible()
+    assert page.get_by_text("for the best baseline").first.is_visible()
+
+
+def test_changing_a_setting_starts_nothing(opened: Window) -> None:
+    page = opened.page
+    settings = page.locator("summary", has_text=re.compile("^Settings$"))
+    settings.filter(visible=True).first.click()
+    limit = page.locator("input[inputmode=numeric]").filter(visible=True).first
+    limit.fill("40")
+    limit.press("Tab")
+    opened.until("answers 40 questions")
+    assert page.get_by_text("for the best baseline").first.is_visible()
+    assert page.get_by_role("button", name="Run", exact=True).is_visible()
+
+
+def test_a_click_on_a_point_shows_its_question(opened: Window) -> None:
+    page = opened.page
+    figure = page.locator(".js-plotly-plot", has_text="Wording against meaning").first
+    figure.scroll_into_view_if_needed()
+    shown = page.get_by_text(re.compile(r"^(train|validation|test) question \w+$")).first
+    before = shown.inner_text()
+    points = figure.locator(".scatterlayer .point")
+    for i in range(points.count()):
+        at = points.nth(i).bounding_box()
+        page.mouse.click(at["x"] + at["width"] / 2, at["y"] + at["height"] / 2)
+        page.wait_for_timeout(700)
+        if shown.inner_text() != before:
+            return
+    raise AssertionError(f"still {before}")
+
+
+def test_asking_a_question_and_checking_it(opened: Window) -> None:
+    page = opened.page
+    page.get_by_role("button", name="Ask").click()
+    opened.until("nothing was generated", 60)
+    page.get_by_role("button", name=re.compile("^Check by sampling")).click()
+    opened.until("4 of 4 samples", 60)
+    page.get_by_text(re.compile("Predicted .* nats, measured")).first.wait_for(timeout=60_000)
+
+
+def test_a_run_is_started_stopped_found_again_and_finished(notebook: Path, tmp_path: Path) -> None:
+    asked = {**TINY, "limit": 120, "cache_dir": tmp_path / "cache", "out": tmp_path / "out"}
+    folder = make_config("lab", **asked).run_folder
+    try:
+        with served("run", notebook, *as_flags(asked)) as address:
+            with window(700) as found:
+                found.page.goto(address)
+                found.until("Nothing to show yet")
+                found.until("120 questions")
+                assert not folder.exists()
+                found.page.get_by_role("button", name="Run", exact=True).click()
+                stop = found.page.get_by_role("button", name="Stop", exact=True)
+                stop.wait_for(timeout=60_000)
+                stop.click()
+                found.until("Stopped: everything stored is kept", 90)
+                assert watch(folder).state == "stopped"
+                found.page.get_by_role("button", name="Run", exact=True).click()
+                found.page.get_by_role("button", name="Stop", exact=True).wait_for(timeout=60_000)
+                assert_clean(found)
+            with window(700) as found:  # the first page is closed; the run goes on
+                found.page.goto(address)
+                found.until("for the best baseline", 240)
+                found.until(LAST_WORDS, 120)
+                assert watch(folder).state == "finished"
+                assert_clean(found)
+    finally:
+        stop_worker(folder, grace=0.0)
+
+
+def test_visitors_who_may_only_look_can_start_nothing(notebook: Path, tmp_path: Path) -> None:
+    asked = as_flags({**TINY, "cache_dir": tmp_path / "cache", "out": tmp_path / "out"})
+    with served("run", notebook, *asked, SEP_READ_ONLY="1") as address, window(700) as found:
+        found.page.goto(address)
+        found.until("Nothing to show yet")
+        assert found.page.get_by_role("button", name="Run", exact=True).count() == 0
+        assert not (tmp_path / "out").exists()
+        assert_clean(found)

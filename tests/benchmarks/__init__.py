@@ -1,0 +1,1 @@
+"""Each stage against the naive way to the same outputs, in one run."""
