@@ -92,7 +92,7 @@ def test_changing_a_setting_starts_nothing(opened: Window) -> None:
     limit = page.locator("input[inputmode=numeric]").filter(visible=True).first
     limit.fill("40")
     limit.press("Tab")
-    opened.until("answers 40 questions")
+    opened.until("40 of lab")
     assert page.get_by_text("for the best baseline").first.is_visible()
     assert page.get_by_role("button", name="Run", exact=True).is_visible()
 
@@ -130,7 +130,7 @@ def test_a_run_is_started_stopped_found_again_and_finished(notebook: Path, tmp_p
             with window(700) as found:
                 found.page.goto(address)
                 found.until("Nothing to show yet")
-                found.until("120 questions")
+                found.until("120 of lab")
                 assert not folder.exists()
                 found.page.get_by_role("button", name="Run", exact=True).click()
                 stop = found.page.get_by_role("button", name="Stop", exact=True)
