@@ -1,4 +1,4 @@
-"""Look at stored runs of a reasoning model: what probes say at the end of the thinking.
+"""Look at stored runs of any study: what probes said of each row, and how well they tell.
 
 uv run marimo run probe_analysis.py      as a page for visitors; it can only be looked at
 uv run marimo edit probe_analysis.py     as a notebook
@@ -19,29 +19,6 @@ with app.setup:
     from helpers.dashboard.address import View
     from helpers.dashboard.filters import apply_filters
     from helpers.dashboard.scores import selection_scores
-
-
-@app.cell(hide_code=True)
-def _():
-    mo.md(r"""
-    # Does the model know when it is wrong?
-
-    Ask a reasoning model the same question several times. If its answers *mean* different things,
-    the question's **semantic entropy** is high: the model is guessing. That takes many runs. A
-    **probe** looks at one run only, at the moment its thinking ends, and foretells from the
-    model's hidden state whether the answer will be *correct*, or whether the semantic entropy of
-    the question is *high*.
-
-    This page shows stored runs, one point a run, and what the probes said of each. Point, box or
-    lasso in one figure: the same runs light up in the others, and their texts stand below.
-    """)
-    return
-
-
-@app.cell
-def _():
-    page.glossary()
-    return
 
 
 @app.cell
@@ -72,6 +49,18 @@ def _(listed, run_choice):
 
 @app.cell
 def _(run):
+    page.introduction(run)
+    return
+
+
+@app.cell
+def _(run):
+    page.glossary(run)
+    return
+
+
+@app.cell
+def _(run):
     page.print_summary(run)
     page.provenance(run)
     return
@@ -93,10 +82,10 @@ def _(asked):
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    ## Which runs?
+    ## Which ones?
 
-    At first the runs that no choice has seen: *test*, and *ood*, other questions than the probes
-    were trained on. Under each filter stands what it and those before it leave.
+    At first those that no choice has seen. Under each filter stands what it and those before it
+    leave.
     """)
     return
 
@@ -122,65 +111,65 @@ def _(elements, kept, run):
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    ## Is a doubtful run a wrong one?
+    ## Does a probe tell them apart?
 
-    Upwards, what a probe says, as its *margin*: above the dashed line it holds *correct* for the
-    likelier. To the right, how uncertain the model was of its next token while it thought. A good
-    probe has the colours part at the line; where they part from left to right, token entropy
-    alone would do.
+    Upwards, what a probe says, as its *margin*: above the dashed line it holds for the likelier
+    what it foretells. To the right, a number that is known without a probe. A good probe has the
+    colours part at the line; where they part from left to right, that number alone would do.
     """)
     return
 
 
 @app.cell
-def _(asked):
-    probe = page.probe_choice(asked.view)
-    probe
-    return (probe,)
+def _(asked, run):
+    label = page.label_choice(run.table.about, asked.view)
+    probe = page.probe_choice(run.table.about, asked.view)
+    mo.hstack([label, probe], justify="start", wrap=True)
+    return label, probe
 
 
 @app.cell
-def _(get_chosen, kept, probe, run, set_chosen):
-    _drawn = figures.margin_view(run.table, kept, probe.value, get_chosen())
+def _(get_chosen, kept, label, probe, run, set_chosen):
+    _drawn = figures.margin_view(run.table, kept, probe.value, label.value, get_chosen())
     margin_plot = page.linked(_drawn, set_chosen)
-    page.with_words(_drawn, margin_plot, len(get_chosen()))
+    page.with_words(_drawn, margin_plot, page.selected_words(run, get_chosen()))
     return (margin_plot,)
 
 
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    ## Can semantic entropy be read from one run?
+    ## Can a measured number be foretold?
 
-    To the right, the semantic entropy that many runs of the question have; upwards, what the probe
-    foretold from this run alone. A good probe has low points left of the dashed line and high ones
-    right of it. Runs of one question share their place from left to right.
+    To the right, the number that was measured; upwards, the probability that a probe gave of its
+    being above the dashed line. A good probe has low points left of the line and high ones right
+    of it.
     """)
     return
 
 
 @app.cell
-def _(get_chosen, kept, run, set_chosen):
-    _drawn = figures.entropy_view(run.table, kept, get_chosen())
-    entropy_plot = page.linked(_drawn, set_chosen)
-    page.with_words(_drawn, entropy_plot, len(get_chosen()))
-    return (entropy_plot,)
+def _(get_chosen, kept, label, run, set_chosen):
+    _drawn = figures.threshold_view(run.table, kept, label.value, get_chosen())
+    threshold_plot = page.linked(_drawn, set_chosen)
+    page.with_words(_drawn, threshold_plot, page.selected_words(run, get_chosen()))
+    return (threshold_plot,)
 
 
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    ## Where do these runs lie?
+    ## Where do they lie?
 
-    The hidden states at the end of the thinking, laid out once on a plane: near points were near
-    before. No filter moves a point.
+    The hidden states, laid out once on a plane: near points were near before. No filter moves a
+    point.
     """)
     return
 
 
 @app.cell
-def _(asked):
-    colour = page.colour_choice(asked.view)
+def _(asked, run):
+    colour = page.colour_choice(run.table.about, asked.view)
     colour
     return (colour,)
 
@@ -189,14 +178,14 @@ def _(asked):
 def _(colour, get_chosen, kept, run, set_chosen):
     _drawn = figures.map_view(run.table, kept, colour.value, get_chosen())
     map_plot = page.linked(_drawn, set_chosen)
-    page.with_words(_drawn, map_plot, len(get_chosen()))
+    page.with_words(_drawn, map_plot, page.selected_words(run, get_chosen()))
     return (map_plot,)
 
 
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    ## The selected runs
+    ## The selected ones
     """)
     return
 
@@ -208,9 +197,9 @@ def _(get_chosen, kept, run):
 
 
 @app.cell
-def _(colour, get_chosen, kept, probe, run, set_chosen):
+def _(colour, get_chosen, kept, label, probe, run, set_chosen):
     clear = page.clear_button(set_chosen)
-    _view = View(kept.filters, probe.value, colour.value, get_chosen())
+    _view = View(kept.filters, label.value, probe.value, colour.value, get_chosen())
     page.view_link(run, _view, clear)
     return (clear,)
 
@@ -220,22 +209,22 @@ def _():
     mo.md(r"""
     ## How well do they tell?
 
-    All runs that the filters leave and that are graded, drawn or not. An AUROC of 0.5 is guessing,
-    1 is perfect; the intervals come from resampling whole questions. The semantic-entropy probe was
-    not trained for this: here, high semantic entropy stands for *wrong*.
+    All that the filters leave and that are graded, drawn or not. An AUROC of 0.5 is guessing, 1 is
+    perfect. A probe that was trained for another label counts the other way where that label
+    speaks against this one.
     """)
     return
 
 
 @app.cell
-def _(kept, run):
-    page.caution_box(run, kept)
+def _(kept, label, run):
+    page.caution_box(run, kept, label.value)
     return
 
 
 @app.cell
-def _(kept, run):
-    scores = selection_scores(run, kept.rows)
+def _(kept, label, run):
+    scores = selection_scores(run, kept.rows, label.value)
     return (scores,)
 
 
@@ -249,7 +238,7 @@ def _(scores):
 def _():
     mo.md(r"""
     Who may stay silent when in doubt makes fewer mistakes. From right to left the least certain
-    runs are left out; the lower the curve falls, the better the doubts were placed.
+    are left out; the lower the curve falls, the better the doubts were placed.
     """)
     return
 
@@ -261,8 +250,8 @@ def _(scores):
 
 
 @app.cell
-def _(run):
-    page.stored_scores(run)
+def _(label, run):
+    page.stored_scores(run, label.value)
     return
 
 

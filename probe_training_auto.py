@@ -700,7 +700,7 @@ def _(run):
 
 @app.cell
 def _(config, question, run):
-    reading = notebook.reading_of(run, question, config)
+    reading = page.reading_of(run, question, config)
     show_live(page.reading_page, run, reading)
     return (reading,)
 
@@ -714,7 +714,7 @@ def _(run):
 
 @app.cell
 def _(check, config, reading, run):
-    notebook.answers_streamed(check.value, run, reading, config)
+    page.answers_streamed(check.value, run, reading, config)
     return
 
 

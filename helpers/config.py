@@ -5,34 +5,41 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
-from helpers.errors import UserError
-from helpers.uncertainty import choose_estimators
-
-ANALYSES = ("curves", "audit")
-POSITIONS = ("tbg", "answer_last", "answer_second_last", "answer_mean", "think_end")
-
 
 def execution_field(default: Any, **kwargs: Any) -> Any:
     """A field that changes how fast or where something runs, and nothing in the results."""
-    return Field(default, json_schema_extra={"execution": True}, **kwargs)
+    extra = {"execution": True, **kwargs.pop("json_schema_extra", {})}
+    return Field(default, json_schema_extra=extra, **kwargs)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Starting values of a config."""
+
+    note: str
+    """What it is and what it takes, in words."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Of the config's defaults."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Stage to what it takes on one CPU core, from an empty cache; empty where nobody measured."""
 
 
 class RunConfig(BaseModel):
-    """Everything that determines a run, and where and how it is executed."""
+    """What every study's config has: what determines a run, and where and how it is executed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
     study: ClassVar[str] = ""
-    """The study that the run belongs to, as its manifest names it; "" is the main one."""
-    states_per_answer: ClassVar[bool] = False
-    """Whether hidden states are kept of every answer, not of one answer to each question."""
+    """The study that the run belongs to, as its manifest names it."""
+    presets: ClassVar[Mapping[str, Preset]] = {}
+    """Those of the study; the first one is its default."""
     with_greedy: ClassVar[bool] = True
     """Whether the most likely answer is generated beside the samples."""
 
@@ -80,17 +87,6 @@ class RunConfig(BaseModel):
         lt=1,
         description="similarity that counts as same; default: chosen on validation",
     )
-    positions: tuple[str, ...] = Field(
-        ("tbg", "answer_last", "answer_second_last", "answer_mean"),
-        description="where hidden states are read: " + ", ".join(POSITIONS),
-    )
-    estimators: tuple[str, ...] = Field(
-        ("all",),
-        description="uncertainty estimators to compute, by name (`sep estimators`), or all",
-    )
-    p_true_shots: int = Field(
-        10, ge=0, le=100, description="solved examples in front of the few-shot p(True) question"
-    )
     backend: Literal["hf", "vllm", "openai"] = Field(
         "hf",
         description="what generates: transformers, vLLM in this process, or an OpenAI-compatible "
@@ -100,9 +96,6 @@ class RunConfig(BaseModel):
     n_bootstrap: int = Field(2000, ge=100, le=100_000, description="resamples for each interval")
     n_permutations: int = Field(2000, ge=1000, le=100_000, description="permutations for p-values")
 
-    analyses: tuple[str, ...] = execution_field(
-        ("all",), description="what follows the evaluation: all, none, or " + ", ".join(ANALYSES)
-    )
     endpoint: str = execution_field(
         "http://127.0.0.1:8000/v1", description="address of --backend openai, up to /v1"
     )
@@ -128,6 +121,12 @@ class RunConfig(BaseModel):
         256, ge=1, le=65_536, description="sequences generated at once"
     )
     judge_batch_size: int = execution_field(64, ge=1, le=65_536, description="pairs judged at once")
+    hidden_backend: Literal["nnsight", "plain"] = execution_field(
+        "nnsight", description="how hidden states are read: through nnsight or by plain hooks"
+    )
+    hidden_batch_tokens: int = execution_field(
+        16_384, ge=64, le=10_000_000, description="tokens in a batch whose hidden states are read"
+    )
     device: str = execution_field("auto", description="auto, cpu, cuda, cuda:1, mps")
     judge_device: str = execution_field(
         "cpu", description="where the judge runs: cpu, cuda, auto, …"
@@ -154,17 +153,6 @@ class RunConfig(BaseModel):
             )
         if "{question}" not in self.prompt_template:
             raise ValueError("prompt_template has no {question} in it; add it")
-        unknown = [p for p in self.positions if p not in POSITIONS]
-        if unknown or not self.positions:
-            raise ValueError(
-                f"positions has {unknown or 'nothing'}; choose from {', '.join(POSITIONS)}"
-            )
-        choose_estimators(self.estimators)
-        odd = [name for name in self.analyses if name not in ("all", "none", *ANALYSES)]
-        if odd or not self.analyses:
-            raise ValueError(
-                f"analyses has {odd or 'nothing'}; choose from all, none, {', '.join(ANALYSES)}"
-            )
         return self
 
     @property
@@ -177,25 +165,28 @@ class RunConfig(BaseModel):
         """The samples, and the most likely answer where it is wanted."""
         return self.k + self.with_greedy
 
+    @property
+    def states_per_question(self) -> int:
+        """Hidden states, each of all layers, that are kept for a question."""
+        return 1
+
+    @classmethod
+    def execution_fields(cls) -> list[str]:
+        """The fields that only say how or where to execute."""
+        return [n for n, field in cls.model_fields.items() if field_extra(field).get("execution")]
+
     def results_fields(self) -> dict[str, Any]:
         """The fields that determine the results, without those that only say how to execute."""
-        fields = self.model_dump(mode="json")
-        return {name: fields[name] for name in fields if not is_execution(name)}
-
-    def wants(self, analysis: str) -> bool:
-        """Whether an analysis of `ANALYSES` is to follow the evaluation."""
-        return analysis in self.analyses or "all" in self.analyses
+        return self.model_dump(mode="json", exclude=set(self.execution_fields()))
 
     def run_name(self) -> str:
         """The run folder's name: what was run on what, and eight digits of the config's hash.
 
         The preset's name stands for its model and questions; a run with others names those.
         """
-        from helpers.studies.registry import PRESETS
-
         text = json.dumps(self.results_fields(), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        changes = PRESETS.get(self.preset, {})
+        changes = self.presets[self.preset].changes if self.preset in self.presets else {}
         usual = {name: changes.get(name, "lab") for name in ("model", "questions")}
         if usual == {"model": self.model, "questions": self.questions}:
             return f"{self.preset}-{digest}"
@@ -208,52 +199,8 @@ class RunConfig(BaseModel):
         return self.out / self.run_name()
 
 
-def is_execution(field: str) -> bool:
-    """Whether a field only says how or where to execute."""
-    from helpers.studies.registry import all_fields
-
-    return bool(_extra(all_fields()[field]).get("execution"))
-
-
-def _extra(field: FieldInfo) -> dict[str, Any]:
+def field_extra(field: FieldInfo) -> dict[str, Any]:
+    """What a field says of itself beside its type: whether it is `execution`, another flag (`also`)
+    by which it is given, and the `choices` of which several can be named."""
     extra = field.json_schema_extra
     return extra if isinstance(extra, dict) else {}
-
-
-def repeat_command(settings: Mapping[str, Any]) -> str:
-    """The command line that repeats a run, from its manifest's config.
-
-    Only flags that differ from the preset stand in it. Raises `UserError` where no command says
-    the same: the preset is unknown here, or a value cannot be typed as a flag.
-
-    >>> repeat_command({"preset": "lab", "k": 20, "chat": True, "stop": ["\\n\\n"]})
-    "uv run sep run --preset lab --k=20 --chat '--stop=\\n\\n'"
-    """
-    from helpers.studies.registry import make_config
-
-    words = ["uv", "run", "sep", "run", "--preset", str(settings.get("preset", "lab"))]
-    base = make_config(words[-1]).results_fields()
-    for name, value in settings.items():
-        if name not in base:
-            raise UserError(f"this version has no setting {name!r}; use the version that wrote it")
-        if value != base[name]:
-            words += _flag(name, value)
-    return " ".join(shlex.quote(word) for word in words)
-
-
-def _flag(name: str, value: Any) -> list[str]:
-    """The words by which the command line sets a field."""
-    flag = "--" + name.replace("_", "-")
-    if isinstance(value, bool):
-        return [flag if value else flag.replace("--", "--no-", 1)]
-    if value == "--" or value == ["--"]:
-        raise UserError(f"{flag} cannot be --, which ends a command's flags")
-    if not isinstance(value, list):
-        if value is None:
-            raise UserError(f"no flag unsets {name}, which the preset sets")
-        return [f"{flag}={value}"]
-    if len(value) == 1:
-        return [f"{flag}={value[0]}"]
-    if any(str(item).startswith("-") for item in value):
-        raise UserError(f"{flag} cannot take several texts of which one begins with a dash")
-    return [flag, *map(str, value)]

@@ -13,21 +13,23 @@ from hypothesis import settings
 from helpers.config import RunConfig
 from helpers.meanings.judges import NliJudge
 from helpers.store.cache import Store
-from helpers.studies.registry import make_config
+from helpers.studies.registry import make_config, run_study
 from support.run_folders import TINY
 
 settings.register_profile("suite", deadline=None)  # other processes may be at work
 settings.load_profile("suite")
 
+MAIN = sys.modules["__main__"]
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
 def main_module() -> Iterator[None]:
-    """An application that a test runs takes the place of `__main__`, which others start from."""
-    main = sys.modules["__main__"]
+    """An application that a test or a fixture runs takes the place of `__main__`, which new
+    processes start from."""
+    sys.modules["__main__"] = MAIN
     yield
-    sys.modules["__main__"] = main
+    sys.modules["__main__"] = MAIN
 
 
 @pytest.fixture
@@ -60,11 +62,10 @@ def one_thread() -> Iterator[None]:
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     """The config of a finished run of thirty lab questions, made once; only look at its folder."""
     from helpers.progress import silent_progress
-    from helpers.studies.semantic_entropy.stages import run
 
     base = tmp_path_factory.mktemp("tiny")
     config = make_config(**TINY, cache_dir=base / "cache", out=base / "out")
-    assert run(config, silent_progress())
+    assert run_study(config, silent_progress())
     return config
 
 

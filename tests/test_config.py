@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.config import RunConfig
 from helpers.errors import UserError
 from helpers.studies.registry import (
-    PRESET_NOTES,
-    PRESETS,
+    all_presets,
+    all_studies,
     config_from_arguments,
     make_config,
     stored_config,
+    study_of,
+    study_with_preset,
 )
+from helpers.studies.semantic_entropy.config import SemanticEntropyConfig
 
 CHANGED_RESULTS: dict[str, Any] = {
     "model": "openai-community/gpt2",
@@ -56,6 +59,8 @@ CHANGED_EXECUTION: dict[str, Any] = {
     "tensor_parallel": 2,
     "batch_size": 8,
     "judge_batch_size": 8,
+    "hidden_backend": "plain",
+    "hidden_batch_tokens": 128,
     "device": "cpu",
     "judge_device": "cuda",
     "threads": 1,
@@ -71,13 +76,15 @@ def test_flags_change_the_preset_and_the_preset_changes_the_defaults() -> None:
     assert (config.k, config.chat, config.thinking) == (3, True, False)
     assert (config.stop, config.cosine_threshold) == (("\n", "Q:"), 0.5)
     assert (config.temperature, config.seed) == (0.7, 0)
-    assert config_from_arguments([]) == make_config() == RunConfig.model_validate({})
+    assert config_from_arguments([]) == make_config() == SemanticEntropyConfig()
 
 
 def test_every_preset_is_valid_and_described() -> None:
-    assert PRESETS.keys() == PRESET_NOTES.keys()
-    for name in PRESETS:
+    for name, preset in all_presets().items():
         assert make_config(name).preset == name
+        assert study_of(make_config(name)) is study_with_preset(name)
+        assert preset.note
+        assert not preset.seconds or tuple(preset.seconds) == study_with_preset(name).stage_names
 
 
 @pytest.mark.parametrize(
@@ -113,17 +120,17 @@ def test_the_help_lists_every_field_with_its_description(
     shown = capsys.readouterr().out
     flags = shown.replace(",", " ").split()
     text = "".join(shown.split())  # wherever the lines are broken
-    for name, field in RunConfig.model_fields.items():
+    for name, field in SemanticEntropyConfig.model_fields.items():
         assert f"--{name.replace('_', '-')}" in flags
         described = f"{field.description} (default: "
         assert name == "preset" or "".join(described.split()) in text
-    for preset, note in PRESET_NOTES.items():
-        assert "".join(f"{preset}: {note}".split()) in text
+    for name, preset in all_presets().items():
+        assert "".join(f"{name}: {preset.note}".split()) in text
 
 
 def test_a_run_is_named_after_what_determines_its_results() -> None:
     fields = CHANGED_RESULTS.keys() | CHANGED_EXECUTION.keys() | {"preset"}
-    assert fields == RunConfig.model_fields.keys()
+    assert fields == SemanticEntropyConfig.model_fields.keys()
     changed = [make_config(**{name: value}) for name, value in CHANGED_RESULTS.items()]
     names = {make_config().run_name(), *(config.run_name() for config in changed)}
     assert len(names) == len(CHANGED_RESULTS) + 1
@@ -131,14 +138,28 @@ def test_a_run_is_named_after_what_determines_its_results() -> None:
     assert make_config(temperature=1).run_name() == make_config(temperature="1.0").run_name()
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", all_presets())
 def test_a_config_comes_back_from_json(preset: str) -> None:
-    config = make_config(preset, **CHANGED_RESULTS, **CHANGED_EXECUTION)
-    again = stored_config(json.loads(json.dumps(config.model_dump(mode="json"))))
+    kind, changes = study_with_preset(preset).config, CHANGED_RESULTS | CHANGED_EXECUTION
+    own = {name: value for name, value in changes.items() if name in kind.model_fields}
+    config = make_config(preset, **own)
+    fields = json.loads(json.dumps(config.model_dump(mode="json")))
+    again = stored_config(Path("a"), {"study": kind.study, "config": fields}, kind)
     assert again == config
     assert again.run_name() == config.run_name()
-    with pytest.raises(ValueError, match="colour"):
-        stored_config({**config.model_dump(mode="json"), "colour": "blue"})
+    odd = {"study": kind.study, "config": {**fields, "colour": "blue"}}
+    with pytest.raises(UserError, match="does not know"):
+        stored_config(Path("a"), odd, kind)
+
+
+def test_a_config_of_another_study_is_refused() -> None:
+    one, another = (study.config for study in all_studies()[:2])
+    manifest = {"study": another.study, "config": {}}
+    with pytest.raises(UserError, match="is a run of another study"):
+        stored_config(Path("a"), manifest, one)
+    assert study_of({}) is all_studies()[0]  # a manifest that names none
+    with pytest.raises(UserError, match="study 'astrology' is unknown"):
+        study_of({"study": "astrology"})
 
 
 def test_the_study_of_reasoning_models_has_fields_and_defaults_of_its_own() -> None:
@@ -147,11 +168,12 @@ def test_the_study_of_reasoning_models_has_fields_and_defaults_of_its_own() -> N
     assert think.ood_questions is None  # type: ignore[attr-defined]
     assert config_from_arguments(["--min-runs", "2"]).preset == "lab-think"
     assert config_from_arguments(["--preset", "lab-think", "--runs", "3"]).k == 3
-    elsewhere = make_config("lab-think", endpoint="http://127.0.0.1:1/v1", trace_backend="plain")
+    elsewhere = make_config("lab-think", endpoint="http://127.0.0.1:1/v1", hidden_backend="plain")
     assert elsewhere.run_name() == make_config("lab-think").run_name()
     assert think.run_name() != make_config("lab-think").run_name()
     for mistake, message in (
-        ({"preset": "lab", "min_runs": 2}, r"--min-runs\) belongs to the study of reasoning"),
+        ({"preset": "lab", "min_runs": 2}, r"--min-runs\) belongs to the study .Reasoning models"),
+        ({"preset": "lab-think", "estimators": ("degree",)}, "belongs to the study .Semantic"),
         ({"preset": "lab-think", "ood_questions": "lab"}, "ood_questions is 'lab', like questions"),
         ({"preset": "lab-think", "chat": False}, "use --chat, or --no-thinking"),
         ({"preset": "lab-think", "backend": "tgi"}, r"--backend\) is 'tgi': .*'hf', 'vllm'"),

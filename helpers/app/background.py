@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -28,7 +30,7 @@ from helpers.evaluation.records import from_plain
 from helpers.formatting import duration_text
 from helpers.store.files import plain_disk_errors
 from helpers.store.run_folder import read_manifest
-from helpers.studies.study import STAGES, stages_of
+from helpers.studies.registry import study_named, study_of
 from helpers.views.html import safe
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ Seconds = Annotated[float, Field(ge=0, lt=1e15)]
 class Bar:
     """One stretch of countable work, as far as it has come."""
 
+    stage: str
+    """The stage of the run that it is a part of."""
     title: str
     unit: str
     done: Count
@@ -83,6 +87,8 @@ class ProgressReport:
     updated: Seconds
     log: str
     """Name of the file that holds what the worker printed."""
+    stage: str
+    """The one at work, or at work when it ended; "" before the first."""
     bars: tuple[Bar, ...]
 
 
@@ -100,16 +106,18 @@ class WorkerStatus:
     """Seconds since 1970."""
     silent: float
     """Seconds since the worker last reported; 0 when none is at work."""
+    stage: str
+    """The stage at work, or at work when the worker ended; "" where that is not known."""
     bars: tuple[Bar, ...]
     """Countable work of this worker, in the order in which it began."""
+    stages: Mapping[str, str]
+    """The stages of the run's study to their titles."""
     stages_done: tuple[str, ...]
     """Those of `stages` that the run folder holds."""
     stage_seconds: dict[str, float]
     """Stage to the time that it took, interrupted runs included."""
     last_line: str
     """The last line that a worker at work printed, such as how far a download is."""
-    stages: tuple[str, ...] = STAGES
-    """Those of the study that the run belongs to."""
 
     @property
     def at_work(self) -> bool:
@@ -157,52 +165,56 @@ def take_lock(path: Path, timeout: float = 1.0) -> FileLock | None:
     It is tried for some time, because whoever looks whether it is held holds it for an instant.
     Raises `UserError` where the disk has no locks.
     """
-    from filelock import FileLock, Timeout
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, thread_local=False, fallback_to_soft=False)
     try:
-        lock.acquire(timeout=timeout, poll_interval=0.005)
-    except Timeout:
-        return None
+        return _acquired(path, timeout)
+    except FileNotFoundError:  # a worker that finished has removed its folder in this instant
+        return take_lock(path, timeout)
     except OSError as error:
         raise UserError(
             f"{path} cannot be locked ({error}); choose another --out, on a disk of this machine"
         ) from error
-    return lock
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process that is alive holds the lock."""
+    """Whether a process that is alive holds the lock; makes no file and no folder."""
     if not path.exists():
         return False
-    lock = take_lock(path, timeout=0.02)
+    try:
+        lock = _acquired(path, timeout=0.02)
+    except FileNotFoundError:  # a worker that finished has removed its folder in this instant
+        return False
     if lock is not None:
         lock.release()
     return lock is None
 
 
-def release(lock: FileLock, folder: Path, *, clear: bool) -> None:
-    """Let go of a worker's lock; `clear` removes its files as well."""
-    if clear:
-        for path in (folder / PROGRESS, folder / STOP, *folder.glob(LOGS)):
-            _remove(path)
-        if sys.platform != "win32":  # there it is removed once it is released
-            _remove(folder / LOCK)
-    lock.release()
-    if clear:
-        try:
-            folder.rmdir()
-        except OSError:  # the next worker has put its log into it already
-            return
+def _acquired(path: Path, timeout: float) -> FileLock | None:
+    from filelock import FileLock, Timeout
 
-
-def _remove(path: Path) -> None:
-    """Remove a file, unless it is gone or, on Windows, someone is reading it."""
+    lock = FileLock(path, thread_local=False, fallback_to_soft=False)
     try:
-        path.unlink(missing_ok=True)
-    except PermissionError as error:
-        print(f"warning: {path} is left behind ({error})", file=sys.stderr)
+        lock.acquire(timeout=timeout, poll_interval=0.005)
+    except Timeout:
+        return None
+    return lock
+
+
+def release(lock: FileLock, folder: Path, *, clear: bool) -> None:
+    """Let go of a worker's lock; `clear` removes its folder as well.
+
+    The folder gets another name first: who looks at it finds all of it or nothing.
+    """
+    if sys.platform == "win32":  # there no folder is renamed in which a file is open
+        lock.release()
+    if clear:
+        aside = folder.with_name(f"{folder.name}-{os.getpid()}")
+        try:
+            folder.rename(aside)
+        except OSError as error:  # on Windows, someone is reading a file
+            print(f"warning: {folder} is left behind ({error})", file=sys.stderr)
+        shutil.rmtree(aside, ignore_errors=True)
+    lock.release()
 
 
 START_LIMIT = 60.0
@@ -263,6 +275,7 @@ def _launch(config: RunConfig, log: Path) -> subprocess.Popen[bytes]:
     task = {
         "folder": str(config.run_folder),
         "log": log.name,
+        "study": config.study,
         "config": config.model_dump(mode="json"),
     }
     detached: dict[str, Any] = {"start_new_session": True}
@@ -293,8 +306,11 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-def watch(folder: Path) -> WorkerStatus:
-    """How far the work on a run folder is; reads three small files and starts nothing."""
+def watch(folder: Path, study_name: str = "") -> WorkerStatus:
+    """How far the work on a run folder is; reads three small files and starts nothing.
+
+    A folder in which nothing is written yet does not say of which study it will be: `study_name`.
+    """
     folder = Path(folder)
     place = worker_folder(folder)
     held = is_locked(place / LOCK)
@@ -304,17 +320,20 @@ def watch(folder: Path) -> WorkerStatus:
     if report and held and report.state not in AT_WORK:
         report = None  # words of an earlier worker
     asked = (place / STOP).exists()
+    manifest: dict[str, Any] = {}
+    problem, study = "", study_named(study_name)
     try:
-        manifest, problem = read_manifest(folder) or {}, ""
+        manifest = read_manifest(folder) or {}
+        study = study_of(manifest) if manifest else study
     except UserError as damaged:
-        manifest, problem = {}, str(damaged)
-    stages = stages_of(manifest)
+        problem = str(damaged)
+    stages = study.titles
     done = tuple(stage for stage in stages if stage in manifest.get("stages_done", ()))
     state: State
     if held:
         state = report.state if report else "starting"
         state = "stopping" if asked else state
-    elif done == stages and (report is None or _written(folder) >= report.updated):
+    elif len(done) == len(stages) and (report is None or _written(folder) >= report.updated):
         state = "finished"  # perhaps by `sep run`, after a worker had failed
     elif report is None:
         state = "idle"
@@ -330,11 +349,12 @@ def watch(folder: Path) -> WorkerStatus:
         pid=report.pid if report else None,
         started=report.started if report else None,
         silent=max(time.time() - report.updated, 0.0) if report and held else 0.0,
+        stage=report.stage if report else "",
         bars=report.bars if report else (),
+        stages=stages,
         stages_done=done,
         stage_seconds={s: float(work[s]["seconds"]) for s in done if "seconds" in work.get(s, {})},
         last_line=_last_line(place / Path(report.log).name) if report and held else "",
-        stages=stages,
     )
 
 
@@ -389,34 +409,6 @@ def _kill(pid: int) -> None:
 # --- progress as HTML ----------------------------------------------------------------------------
 
 
-STAGE_WORDS = {
-    "samples": "Sample answers",
-    "meanings": "Group answers by meaning",
-    "uncertainty": "Measure uncertainty",
-    "hidden": "Read hidden states",
-    "tables": "Label and split the runs",
-    "probes": "Train probes",
-    "evaluation": "Evaluate on test questions",
-    "analyses": "Further analyses",
-    "analysis": "Write the table of single runs",
-}
-STAGE_OF_BAR = {
-    "Sampling answers": "samples",
-    "Grouping answers by meaning": "meanings",
-    "Judging all pairs of answers": "uncertainty",
-    "p(True)": "uncertainty",
-    "Reading the samples' hidden states": "uncertainty",
-    "Measuring uncertainty": "uncertainty",
-    "Reading hidden states": "hidden",
-    "Joining hidden states": "hidden",
-    "Training probes": "probes",
-    "Evaluating": "evaluation",
-    "Curves": "analyses",
-    "Auditing meanings": "analyses",
-    "UMAP: hidden states in two dimensions": "analysis",
-    "Writing the analysis table": "analysis",
-}
-"""Title of a bar, up to its first comma, to the stage that it is a part of."""
 SILENT_AFTER = 10.0
 """Seconds without a report after which the page says so."""
 
@@ -463,19 +455,7 @@ def _current(watched: WorkerStatus) -> str | None:
     """The stage at which the work is, or was when it ended; None when all are done."""
     if watched.state in ("idle", "finished"):
         return None
-    unfinished = next((s for s in watched.stages if s not in watched.stages_done), None)
-    if not watched.bars:
-        return unfinished
-    stage = stage_of(watched.bars[-1], unfinished)
-    if stage is None or not watched.bars[-1].finished:
-        return stage
-    # The bar is full and the next one has not begun; a stage has several, or is not written yet.
-    return stage if stage not in watched.stages_done else unfinished
-
-
-def stage_of(bar: Bar, otherwise: str | None = None) -> str | None:
-    """The stage of a run that a bar is a part of; `otherwise` for a title that is not known."""
-    return STAGE_OF_BAR.get(bar.title.split(",")[0], otherwise)
+    return watched.stage or next((s for s in watched.stages if s not in watched.stages_done), None)
 
 
 def _role(watched: WorkerStatus, stage: str) -> str:
@@ -491,7 +471,8 @@ def _role(watched: WorkerStatus, stage: str) -> str:
 
 
 def _row(watched: WorkerStatus, stage: str, role: str) -> str:
-    bar = next((b for b in reversed(watched.bars) if stage_of(b, _current(watched)) == stage), None)
+    title = safe(watched.stages[stage])
+    bar = next((b for b in reversed(watched.bars) if b.stage == stage), None)
     begun = role in ("running", "paused", "ended")
     share = 1.0 if role == "done" else 0.0
     if begun and bar and bar.total > 0:
@@ -502,10 +483,10 @@ def _row(watched: WorkerStatus, stage: str, role: str) -> str:
         f'<li style="{muted}margin:0.45rem 0"><div style="display:flex;flex-wrap:wrap;'
         'justify-content:space-between;gap:0 1rem">'
         f'<span><span aria-hidden="true" style="color:{colour};display:inline-block;'
-        f'width:1.3em">{_MARKS[role]}</span>{safe(STAGE_WORDS[stage])}</span>'
+        f'width:1.3em">{_MARKS[role]}</span>{title}</span>'
         f'<span style="font-size:0.85rem;margin-left:auto">{words}</span>'
         f'</div><div role="progressbar" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{100 * share:.0f}" aria-label="{safe(STAGE_WORDS[stage])}" '
+        f'aria-valuenow="{100 * share:.0f}" aria-label="{title}" '
         f'style="height:5px;border-radius:3px;background:{_FAINT};margin-top:0.15rem">'
         f'<div style="height:100%;border-radius:3px;background:{colour};width:{100 * share:.1f}%">'
         "</div></div></li>"
@@ -527,7 +508,7 @@ def _words(watched: WorkerStatus, stage: str, role: str, bar: Bar | None) -> str
 
 
 def bar_words(bar: Bar) -> str:
-    """For example `120 of 400 questions, 8.6 questions/s, 33 s left`."""
+    """For example `Sampling answers: 120 of 400 answers, 8.6 answers/s, 33 s left`."""
     parts = [_count(bar)]
     if bar.done and bar.seconds > 0:
         parts.append(f"{_rate(bar.done / bar.seconds)} {bar.unit}/s")
@@ -541,15 +522,7 @@ def bar_words(bar: Bar) -> str:
 
 
 def _count(bar: Bar) -> str:
-    words = "" if bar.title in _PLAIN_TITLES else f"{bar.title}: "
-    return f"{words}{bar.done:,} of {bar.total:,} {bar.unit}"
-
-
-_PLAIN_TITLES = (
-    "Sampling answers", "Grouping answers by meaning", "Reading hidden states", "Training probes",
-    "Evaluating",
-)  # fmt: skip
-"""Titles that say no more than the name of their stage."""
+    return f"{bar.title}: {bar.done:,} of {bar.total:,} {bar.unit}"
 
 
 def _rate(value: float) -> str:

@@ -8,40 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args, get_origin
 
+from pydantic.fields import FieldInfo
+
 from helpers.app.background import start_worker, stop_worker
 from helpers.app.notebook import PageState, page_state
-from helpers.config import ANALYSES, POSITIONS, RunConfig
-from helpers.store.run_folder import run_label, stored_runs
-from helpers.studies.reasoning.config import REASONING_PRESETS
-from helpers.studies.registry import PRESET_NOTES, all_fields, make_config
-from helpers.studies.semantic_entropy.config import MAIN_PRESETS
-from helpers.studies.study import REASONING, stages_of
-from helpers.uncertainty import ESTIMATORS
+from helpers.config import RunConfig, field_extra
+from helpers.store.run_folder import run_label
+from helpers.studies.registry import make_config, runs_of, study_named, study_of
 from helpers.views.html import MUTED, safe
 from helpers.views.showing import in_notebook, read_only
-
-MAIN_FIELDS = (
-    "model", "questions", "limit", "k", "temperature", "top_p", "max_new_tokens", "seed",
-    "judge", "judge_model", "entailment", "condition_on_question",
-)  # fmt: skip
-"""Fields that the form shows at once; the others lie under "More settings"."""
-
-STUDY_FIELDS = {
-    REASONING: (
-        "model", "questions", "limit", "ood_questions", "ood_limit", "k", "temperature", "top_p",
-        "max_new_tokens", "seed", "backend", "entropy_of",
-    ),
-}  # fmt: skip
-"""The same of each further study."""
-WITHOUT_USE = {REASONING: ("positions", "estimators", "p_true_shots", "analyses")}
-"""Fields that a study inherits and does not use; its form leaves them out."""
-
-SEVERAL = {
-    "positions": POSITIONS,
-    "estimators": ("all", *ESTIMATORS),
-    "analyses": ("all", "none", *ANALYSES),
-}
-"""Fields of which several values are chosen."""
 
 RUN_HINT = "Samples what is not stored yet; nothing is computed twice"
 STOP_HINT = "Stops after the batch in hand; everything done so far is kept"
@@ -51,8 +26,7 @@ def preset_choice(asked: RunConfig) -> Any:
     """A dropdown of the presets, the asked one chosen."""
     import marimo as mo
 
-    own = REASONING_PRESETS if asked.study == REASONING else MAIN_PRESETS
-    options = {f"{name}: {PRESET_NOTES[name]}": name for name in own}
+    options = {f"{name}: {preset.note}": name for name, preset in asked.presets.items()}
     chosen = next(title for title, name in options.items() if name == asked.preset)
     return mo.ui.dropdown(
         options, value=chosen, allow_select_none=False, label="preset", full_width=True
@@ -63,12 +37,10 @@ def config_fields(shown: RunConfig) -> Any:
     """An element for each field of the config; nothing starts when one is changed."""
     import marimo as mo
 
-    first = STUDY_FIELDS.get(shown.study, MAIN_FIELDS)
-    left_out = ("preset", *WITHOUT_USE.get(shown.study, ()))
-    fields = type(shown).model_fields
-    elements = {name: _element(name, shown) for name in fields if name not in left_out}
-    main = "".join(_labelled(name) for name in first)
-    more = "".join(_labelled(name) for name in elements if name not in first)
+    first, fields = study_of(shown).form, type(shown).model_fields
+    elements = {n: _element(n, field, shown) for n, field in fields.items() if n != "preset"}
+    main = "".join(_labelled(name, fields[name]) for name in first)
+    more = "".join(_labelled(name, fields[name]) for name in elements if name not in first)
     columns = "repeat(auto-fill,minmax(15rem,1fr))"
     grid = f"display:grid;grid-template-columns:{columns};gap:0.9rem 1.5rem"
     page = (
@@ -82,25 +54,25 @@ def config_fields(shown: RunConfig) -> Any:
 
 def draft(values: Mapping[str, Any], shown: RunConfig) -> RunConfig:
     """The config that the fields ask for; raises `UserError` for a value out of range."""
-    chosen = {name: _from_element(name, value) for name, value in values.items()}
-    kept = {name: getattr(shown, name) for name in WITHOUT_USE.get(shown.study, ())}
-    return make_config(shown.preset, **kept, **chosen)
+    fields = type(shown).model_fields
+    chosen = {name: _from_element(name, fields[name], value) for name, value in values.items()}
+    return make_config(shown.preset, **chosen)
 
 
-def _labelled(name: str) -> str:
+def _labelled(name: str, field: FieldInfo) -> str:
     """A place for one element, with what it means under it."""
-    words = safe(all_fields()[name].description or "")
+    words = safe(field.description or "")
     words = words.replace("{", "{{").replace("}", "}}")
     small = f"font-size:0.78rem;line-height:1.25;{MUTED}"
     return f'<div>{{{name}}}<div style="{small}">{words}</div></div>'
 
 
-def _element(name: str, shown: RunConfig) -> Any:
+def _element(name: str, field: FieldInfo, shown: RunConfig) -> Any:
     """The element for one field, showing the config's value."""
     import marimo as mo
 
-    kind, value = all_fields()[name].annotation, getattr(shown, name)
-    label = name.replace("_", " ")
+    kind, value = field.annotation, getattr(shown, name)
+    label, several = name.replace("_", " "), field_extra(field).get("choices")
     if get_origin(kind) is Literal:
         options = list(get_args(kind))
         return mo.ui.dropdown(
@@ -108,10 +80,10 @@ def _element(name: str, shown: RunConfig) -> Any:
         )
     if kind is bool:
         return mo.ui.checkbox(value, label=label)
-    if name in SEVERAL:
-        return mo.ui.multiselect(SEVERAL[name], value=list(value), label=label, full_width=True)
+    if several:
+        return mo.ui.multiselect(several, value=list(value), label=label, full_width=True)
     if kind in (int, float):
-        low, high = _range(name)
+        low, high = _range(field)
         step = 1 if kind is int else 0.01
         return mo.ui.number(low, high, step, value, label=label, full_width=True, debounce=True)
     if name == "prompt_template":
@@ -121,20 +93,20 @@ def _element(name: str, shown: RunConfig) -> Any:
     return mo.ui.text("" if value is None else str(value), label=label, full_width=True)
 
 
-def _range(name: str) -> tuple[float | None, float | None]:
+def _range(field: FieldInfo) -> tuple[float | None, float | None]:
     """The least and the greatest value of a number field, as the config declares them."""
-    ends = all_fields()[name].metadata
+    ends = field.metadata
     low = [end.ge for end in ends if hasattr(end, "ge")]
     low += [end.gt for end in ends if hasattr(end, "gt")]
     high = [end.le for end in ends if hasattr(end, "le")]
     return low[0] if low else None, high[0] if high else None
 
 
-def _from_element(name: str, value: Any) -> Any:
+def _from_element(name: str, field: FieldInfo, value: Any) -> Any:
     """A field's value as its element gives it; an empty text stands for the default of None."""
     if name == "stop":
         return _split_texts(value)
-    if value == "" and all_fields()[name].default is None:
+    if value == "" and field.default is None:
         return None
     return value
 
@@ -172,9 +144,7 @@ def work_button(drafted: RunConfig, page: PageState, set_page: Callable[[PageSta
 
 def is_open(drafted: RunConfig, page: PageState) -> bool:
     """Whether the run that the fields ask for is open and finished."""
-    return (
-        page.folder == drafted.run_folder and stages_of({"study": drafted.study})[-1] in page.stages
-    )
+    return page.folder == drafted.run_folder and study_of(drafted).stage_names[-1] in page.stages
 
 
 def run_choice(
@@ -183,7 +153,7 @@ def run_choice(
     """A dropdown of the study's stored runs beside the open one; choosing one opens it."""
     import marimo as mo
 
-    entries = stored_runs(page.folder.parent, page.study)
+    entries = runs_of(page.folder.parent, study_named(page.study))
     folders = {run_label(entry): entry.folder for entry in entries if entry.ready}
     return mo.ui.dropdown(
         folders,

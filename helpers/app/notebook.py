@@ -14,7 +14,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +22,22 @@ from helpers.app.background import progress_view, watch
 from helpers.config import RunConfig
 from helpers.errors import UserError
 from helpers.progress import Progress, StageProgress, show_warning, terminal_progress
-from helpers.store.run_folder import read_manifest, stored_runs
+from helpers.store.run_folder import read_manifest
 from helpers.studies.registry import (
+    ROOT,
     RUN_FLAG,
-    STUDY_NOTEBOOKS,
-    _app,
-    config_class,
+    all_studies,
     config_from_arguments,
-    notebook_of,
-    notebook_path,
-    open_any,
+    notebook_app,
+    open_run,
     run_study,
+    runs_of,
+    study_named,
+    study_of,
+    study_with_preset,
     summarise_run,
 )
-from helpers.studies.semantic_entropy.asking import Reading, ask, check_by_sampling
-from helpers.studies.semantic_entropy.asking_views import checked_view
-from helpers.studies.semantic_entropy.records import Run
-from helpers.studies.study import REASONING, stages_of
+from helpers.studies.study import MEANINGS
 from helpers.views.html import safe
 from helpers.views.showing import in_notebook, in_report, problems_explained, stumbled
 
@@ -68,13 +67,12 @@ def asked_config(notebook: str, preset: str = "") -> RunConfig:
     """
     if not in_notebook():
         warnings.showwarning = show_warning
-    usual = preset or "lab"
-    config = config_from_arguments(_flags(notebook), Path(notebook).name, usual)
-    own = config_class(usual).study
-    if config.study != own:
+    config = config_from_arguments(_flags(notebook), Path(notebook).name, preset)
+    own = study_with_preset(preset) if preset else study_named()
+    if study_of(config) is not own:
         raise UserError(
             f"the preset {config.preset!r}, or one of these flags, belongs to another study: give "
-            f"them to its notebook, uv run {notebook_of(config.study)}"
+            f"them to its notebook, uv run {study_of(config).notebook}"
         )
     return config
 
@@ -86,7 +84,9 @@ def _flags(notebook: str) -> list[str]:
 def page_state(folder: Path, study: str = "") -> PageState:
     """How far a run folder of a study is now."""
     manifest = read_manifest(folder) or {}
-    return PageState(folder, tuple(manifest.get("stages_done", ())), watch(folder).at_work, study)
+    return PageState(
+        folder, tuple(manifest.get("stages_done", ())), watch(folder, study).at_work, study
+    )
 
 
 @problems_explained()
@@ -99,8 +99,9 @@ def initial_page_state(config: RunConfig) -> Any:
     import marimo as mo
 
     page = page_state(config.run_folder, config.study)
-    if config.study and not (page.stages or page.at_work):
-        there = [entry.folder for entry in stored_runs(config.out, config.study) if entry.finished]
+    study = study_of(config)
+    if study is not study_named() and not (page.stages or page.at_work):
+        there = [entry.folder for entry in runs_of(config.out, study) if entry.finished]
         page = page_state(there[0], config.study) if there else page
     return mo.state(page, allow_self_loops=True)
 
@@ -123,8 +124,7 @@ def work_progress(page: PageState, tick: Any, set_page: Callable[[PageState], No
     now = page_state(page.folder, page.study)
     if now != page:
         set_page(now)
-    # A folder in which nothing is written yet does not say of which study it will be.
-    watched = replace(watch(page.folder), stages=stages_of({"study": page.study}))
+    watched = watch(page.folder, page.study)
     if watched.state in ("idle", "finished"):
         return None
     shown = mo.Html(progress_view(watched))
@@ -133,8 +133,6 @@ def work_progress(page: PageState, tick: Any, set_page: Callable[[PageState], No
 
 def shown_run(config: RunConfig, page: PageState) -> Any:
     """The run that is shown: a script, or a page started with `--run`, computes it first.
-
-    Of the main study it is a `Run`, of another one that study's record.
 
     A page on which nothing has been computed yet waits, and says for what; after a problem it
     shows what was finished before.
@@ -149,11 +147,11 @@ def shown_run(config: RunConfig, page: PageState) -> Any:
             return _computed(config)
         except UserError as problem:
             page, trouble = page_state(config.run_folder, config.study), stumbled(problem)
-            mo.stop("meanings" not in page.stages, trouble)
+            mo.stop(MEANINGS not in page.stages, trouble)
             mo.output.append(trouble)
     with problems_explained():
-        mo.stop("meanings" not in page.stages, waiting(page))
-        return open_any(page.folder, page.study)
+        mo.stop(MEANINGS not in page.stages, waiting(page))
+        return open_run(page.folder)
 
 
 def when_scored(run: Any) -> Any:
@@ -166,9 +164,8 @@ def when_scored(run: Any) -> Any:
 
 def told_to_run(config: RunConfig) -> bool:
     """Whether `--run` is meant for this config, and not for the page in which it is embedded."""
-    started = Path(sys.argv[0]).name
-    others = [Path(notebook_of(study)).name for study in ("", *STUDY_NOTEBOOKS)]
-    others.remove(Path(notebook_of(config.study)).name)
+    started, own = Path(sys.argv[0]).resolve(), study_of(config)
+    others = [ROOT / study.notebook for study in all_studies() if study is not own]
     return RUN_FLAG in sys.argv[1:] and started not in others
 
 
@@ -251,51 +248,30 @@ def conclude(run: Any) -> Any:
     return mo.vstack([where, mo.accordion({"All of it as text": mo.plain_text(text)})])
 
 
-def reading_of(run: Run, question: Any, config: RunConfig) -> Reading | None:
-    """What the probes say of the question that was typed; the cell waits where there is none."""
-    if not in_notebook():
-        return None
-    import marimo as mo
-
-    mo.stop(not question.value, mo.md("*Type a question and press Ask.*"))
-    with problems_explained(), mo.status.spinner("Reading the question in one forward pass"):
-        return ask(run, question.value, config=config)
-
-
-def answers_streamed(pressed: bool, run: Run, reading: Reading | None, config: RunConfig) -> None:
-    """Draw answers to a question, each group of them shown in the place of the one before."""
-    if reading is None or not pressed:
-        return
-    import marimo as mo
-
-    with problems_explained():
-        for checked in check_by_sampling(run, reading, config=config):
-            mo.output.replace(mo.Html(checked_view(checked)))
-
-
-STUDY_TABS = {"Overview": "", "Reasoning models": REASONING}
-"""Title of a tab to the study that it opens."""
-OVERVIEW = (
-    "**Reasoning models.** A model that thinks before it answers is asked each question many "
-    "times. Is a run right, does the model know, and can a probe read it at the token "
-    "`</think>`, in and out of distribution?\n\nA study is a notebook of its own too: "
-    "`uv run marimo edit helpers/studies/reasoning/notebook.py`. Nothing of it is loaded before "
-    "its tab is opened."
-)
+OVERVIEW = "Overview"
 
 
 def study_tabs() -> Any:
-    """A tab for each further study; None in a script, where nobody opens one."""
+    """A tab for each study but the first, whose page this is; None in a script."""
     if not in_notebook():
         return None
     import marimo as mo
 
-    return mo.ui.tabs({title: "" if study else OVERVIEW for title, study in STUDY_TABS.items()})
+    others = all_studies()[1:]
+    overview = [
+        f"**{study.title}.** {study.overview}\n\nA study is a notebook of its own too: "
+        f"`uv run marimo edit {study.notebook}`. Nothing of it is loaded before its tab is opened."
+        for study in others
+    ]
+    return mo.ui.tabs({OVERVIEW: "\n\n".join(overview)} | {study.title: "" for study in others})
 
 
 def opened_study(tabs: Any) -> str:
-    """The study whose tab is open; "" for none."""
-    return STUDY_TABS[tabs.value] if tabs is not None else ""
+    """The name of the study whose tab is open; "" for none."""
+    opened = [
+        study.name for study in all_studies() if tabs is not None and study.title == tabs.value
+    ]
+    return opened[0] if opened else ""
 
 
 def study_loader() -> Callable[[str], Any]:
@@ -307,11 +283,11 @@ def study_loader() -> Callable[[str], Any]:
 
     @functools.cache
     def load(study: str) -> Any:
-        if study not in STUDY_NOTEBOOKS or in_report() or not in_notebook():
+        if not study or in_report() or not in_notebook():
             return None
 
         with problems_explained():
-            return _app(notebook_path(study))
+            return notebook_app(study_named(study))
 
     return load
 

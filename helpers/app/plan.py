@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
-from helpers.app.background import STAGE_WORDS
 from helpers.config import RunConfig
 from helpers.data.questions import is_to_be_fetched
 from helpers.errors import UserError
@@ -19,23 +18,14 @@ from helpers.formatting import duration_text, size_text
 from helpers.generation.samples import missing_samples
 from helpers.models.loading import ModelIdentity, identify, to_be_fetched
 from helpers.store.cache import Store
-from helpers.store.run_folder import read_manifest, stored_runs
-from helpers.studies.registry import chosen_questions, make_config
-from helpers.studies.study import is_finished, stages_of
+from helpers.store.run_folder import read_manifest
+from helpers.studies.registry import make_config, runs_of, study_of
+from helpers.studies.study import is_finished
 from helpers.views.html import html_table
 
-BUILT_IN: dict[str, dict[str, float]] = {
-    "lab": {"samples": 20.7, "meanings": 13.6, "uncertainty": 71.5, "hidden": 4.7, "probes": 1.6,
-            "evaluation": 1.9, "analyses": 4.8},
-    "lab-think": {"samples": 56.2, "meanings": 9.7, "hidden": 12.5, "tables": 0.1, "probes": 0.7,
-                  "evaluation": 3.1, "analysis": 22.0},
-}  # fmt: skip
-"""Seconds of each stage of a preset on one core, from an empty cache."""
 SAME = ("model", "questions", "max_new_tokens", "thinking", "judge", "judge_model", "estimators",
         "backend")  # fmt: skip
 """Settings that a run must share for its rates to hold."""
-PAIRWISE = ("meanings", "uncertainty")
-"""Stages whose work grows with the square of the answers to a question."""
 ANSWER_BYTES, TOKEN_BYTES = 2500, 30
 """Stored of an answer, with its part of verdicts and tables, and of each of its tokens."""
 
@@ -82,14 +72,14 @@ def plan(config: RunConfig) -> Plan:
     with _noted(problems):
         absent = [source for source in config.question_sources if is_to_be_fetched(source)]
         downloads += [f"the questions {source}" for source in absent]
-        questions = None if absent else chosen_questions(config)
+        questions = None if absent else study_of(config).questions(config)
     n = sum(config.question_sources.values()) if questions is None else len(questions)
     n_answers = n * config.answers_per_question
     with _noted(problems):
         finished = identity is not None and is_finished(config)
         if finished or not (config.cache_dir / "index").is_dir():
             n_stored = n_answers if finished else 0
-        elif identity and questions and getattr(config, "backend", "hf") == "hf":
+        elif identity and questions:
             with closing(Store(config.cache_dir)) as store:
                 n_stored = n_answers - missing_samples(config, questions, store)
     splits = None if questions is None else dict(Counter(q.split for q in questions))
@@ -118,36 +108,35 @@ def _time(
 
     By the largest stored run of these settings that made all its answers, else by built-in rates.
     """
-    per_question, stages = config.answers_per_question, stages_of({"study": config.study})
+    per_question, study = config.answers_per_question, study_of(config)
     same = {name: config.results_fields().get(name) for name in SAME}
     missing = n * per_question - n_stored
     done = () if missing else (read_manifest(config.run_folder) or {}).get("stages_done", ())
 
     def scaled(seconds: Mapping[str, float], then_n: int, then_k: int, generated: float) -> float:
         total = missing * seconds["samples"] / generated
-        for stage in (stage for stage in stages[1:] if stage not in done):
-            power = 2 if stage in PAIRWISE else int(config.states_per_answer)
-            total += seconds[stage] * n / then_n * (config.k / then_k) ** power
+        for stage in (stage for stage in study.stages[1:] if stage.name not in done):
+            total += seconds[stage.name] * n / then_n * (config.k / then_k) ** stage.power
         return total
 
     found: list[tuple[int, float, str]] = []
-    for entry in stored_runs(config.out, config.study):
+    for entry in runs_of(config.out, study):
         run = read_manifest(entry.folder) if entry.finished else None
         if run is None or same != {name: run["config"].get(name) for name in SAME}:
             continue
         generated = run.get("work", {}).get("samples", {}).get("generated", 0)
         whole = generated >= entry.n * (per_question - config.k + entry.k)
         if whole and (not identity or run["hashes"]["model_hash"] == identity.model_hash):
-            seconds = {stage: run["work"][stage]["seconds"] for stage in stages}
+            seconds = {stage: run["work"][stage]["seconds"] for stage in study.stage_names}
             total = scaled(seconds, entry.n, entry.k, generated)
             found.append((entry.n, total, f"as run {run['run']} took"))
     if found:
         return max(found)[1:]
-    for preset, seconds in BUILT_IN.items():
-        usual = make_config(preset)
-        if same == {name: usual.results_fields().get(name) for name in SAME}:
+    for name, preset in study.config.presets.items():
+        usual = make_config(name)
+        if preset.seconds and same == {name: usual.results_fields().get(name) for name in SAME}:
             then_n = sum(usual.question_sources.values())
-            total = scaled(seconds, then_n, usual.k, then_n * usual.answers_per_question)
+            total = scaled(preset.seconds, then_n, usual.k, then_n * usual.answers_per_question)
             return total, "built-in rates, of one CPU core"
     return None, ""
 
@@ -162,7 +151,7 @@ def _disk_bytes(config: RunConfig, n: int, identity: ModelIdentity) -> int | Non
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     answers = n * config.answers_per_question
-    states = (answers if config.states_per_answer else n) * len(config.positions) * (layers + 1)
+    states = n * config.states_per_question * (layers + 1)
     # States, in float32, are in the store and in the run folder.
     return 8 * states * width + answers * (ANSWER_BYTES + TOKEN_BYTES * config.max_new_tokens)
 
@@ -186,7 +175,7 @@ def plan_facts(made: Plan) -> dict[str, str]:
         "splits": splits,
         "answers": f"{at_most}{made.n_answers:,}: {config.answers_per_question} a question, of "
         f"{config.model} at temperature {config.temperature:g}; stored already: {stored}",
-        "stages": " → ".join(STAGE_WORDS[s] for s in stages_of({"study": config.study})),
+        "stages": " → ".join(study_of(config).titles.values()),
         "time": time + ("; fetching comes on top" if made.downloads else ""),
         "disk": f"up to {size_text(made.disk_bytes)}" if made.disk_bytes else "",
         "run folder": config.run_name(),

@@ -26,16 +26,20 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from helpers.app.background import STAGE_WORDS
-from helpers.config import repeat_command
 from helpers.errors import UserError
 from helpers.formatting import size_text, when
 from helpers.progress import Progress, silent_progress
 from helpers.store.files import write_bytes
-from helpers.store.run_folder import read_manifest
 from helpers.studies.recorder import CUDA, MPS, RSS, RSS_SO_FAR
-from helpers.studies.registry import PRESETS, make_config, notebook_path, open_any, stored_config
-from helpers.studies.study import study_of
+from helpers.studies.registry import (
+    make_config,
+    notebook_path,
+    open_run,
+    repeat_command,
+    study_named,
+    study_of,
+)
+from helpers.studies.study import EVALUATION
 from helpers.views.html import counted, folded, heading, html_table, paragraph, safe
 from helpers.views.showing import LIVE, Item, Shown, reporting
 
@@ -64,8 +68,8 @@ class Passage:
 
 def finished_run(folder: Path) -> Any:
     """The run of a folder, of any study; raises `UserError` where it is none, or has no scores."""
-    run = open_any(folder, study_of(read_manifest(folder) or {}))
-    if "evaluation" not in run.manifest["stages_done"]:
+    run = open_run(folder)
+    if EVALUATION not in run.manifest["stages_done"]:
         done = ", ".join(run.manifest["stages_done"])
         raise UserError(
             f"{folder} is not finished (done: {done}): repeat the command that began it, then "
@@ -85,7 +89,7 @@ def write_report(
     target = run.folder / "report.html" if path is None else Path(path).expanduser()
     if target.is_dir():
         raise UserError(f"{target} is a folder; name a file, such as {target / 'report.html'}")
-    notebook = notebook_path(run.config.study)
+    notebook = notebook_path(study_of(run.config))
     passages = run_cells(notebook_cells(notebook), {"run": run}, progress)
     write_bytes(target, report_html(run, passages, code=code).encode())
     failures = [passage.failure for passage in passages if passage.failure]
@@ -281,8 +285,9 @@ def provenance_card(run: Any) -> str:
     """What was run, with what, how long it took, and the command that repeats it, as HTML."""
     manifest, pair = run.manifest, ("", "")
     settings = manifest.get("config", {})
-    preset = settings.get("preset", "lab")
-    base = make_config(preset).results_fields() if preset in PRESETS else {}
+    preset = settings.get("preset", study_named().default_preset)
+    known = preset in study_of(manifest).config.presets
+    base = make_config(preset).results_fields() if known else {}
 
     def rows(usual: bool) -> list[tuple[str, str]]:
         return [
@@ -305,7 +310,7 @@ def provenance_card(run: Any) -> str:
             folded("Settings as in the preset", html_table(pair, rows(usual=True))),
             f'<p style="margin:0.6rem 0">Content: {hashes or "no hashes recorded"}.</p>',
             heading("Counts") + html_table(pair, _counts(manifest.get("counts", {}))),
-            heading("Work") + _work(manifest.get("work", {})),
+            heading("Work") + _work(manifest.get("work", {}), study_of(manifest).titles),
             folded("Versions", html_table(pair, list(manifest.get("versions", {}).items()))),
             heading("The same again") + _command(manifest),
         )
@@ -324,7 +329,7 @@ def _counts(counts: Mapping[str, Any], of: str = "") -> list[tuple[str, str]]:
     return rows
 
 
-def _work(work: Mapping[str, Mapping[str, float]]) -> str:
+def _work(work: Mapping[str, Mapping[str, float]], titles: Mapping[str, str]) -> str:
     """What each stage did, and how long it took."""
     rows, seconds = [], [done.get("seconds", 0.0) for done in work.values()]
     for (stage, done), spent in zip(work.items(), seconds, strict=True):
@@ -332,7 +337,7 @@ def _work(work: Mapping[str, Mapping[str, float]]) -> str:
         words = ", ".join(
             f"{value:,.0f} {name.replace('_', ' ')}" for name, value in counted.items()
         )
-        rows.append((STAGE_WORDS.get(stage, stage), f"{spent:,.1f} s", words, _memory(done)))
+        rows.append((titles.get(stage, stage), f"{spent:,.1f} s", words, _memory(done)))
     total = ("in total", f"{sum(seconds):,.1f} s", "", "")
     note = "Added up over interruptions; what was stored before the run began took it no time."
     return html_table(("stage", "time", "done", "memory, at its peak"), [*rows, total], note)
@@ -348,7 +353,7 @@ def _command(manifest: Mapping[str, Any]) -> str:
     settings = manifest.get("config", {})
     try:
         command = repeat_command(settings)
-        same = stored_config(settings).run_name() == manifest.get("run")
+        same = study_of(manifest).config(**settings).run_name() == manifest.get("run")
     except UserError as reason:
         return paragraph(f"No command repeats this run here: {reason}.")
     except ValidationError:

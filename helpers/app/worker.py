@@ -70,7 +70,7 @@ def _work(task: dict[str, Any], folder: Path) -> int:
     try:
         try:
             _listen()
-            _run(task["config"], reporter)
+            _run(task, reporter)
         finally:
             _listen(deaf=True)  # what follows takes no time, and has to be written
     except (UserError, KeyboardInterrupt) as problem:
@@ -86,12 +86,13 @@ def _work(task: dict[str, Any], folder: Path) -> int:
     return 0
 
 
-def _run(values: dict[str, Any], reporter: Reporter) -> None:
+def _run(task: dict[str, Any], reporter: Reporter) -> None:
     from helpers.progress import show_warning
-    from helpers.studies.registry import run_study, stored_config
+    from helpers.studies.registry import run_study, study_of
 
     warnings.showwarning = show_warning
-    run_study(stored_config(values), progress_through(reporter.show))
+    config = study_of(task).config(**task["config"])
+    run_study(config, progress_through(reporter.show), on_stage=reporter.begin)
 
 
 def _listen(deaf: bool = False) -> None:
@@ -122,31 +123,37 @@ class Reporter:
 
     def __init__(self, folder: Path, log: str) -> None:
         self.folder, self.log, self.started = folder, log, time.time()
+        self._stage = ""  # of the run
         self._state: State = "starting"
-        self._stages: list[StageProgress] = []
-        self._over: dict[int, Bar] = {}  # place in `_stages` to the bar of a stage that is over
+        self._bars: list[tuple[str, StageProgress]] = []  # each with the stage of the run
+        self._over: dict[int, Bar] = {}  # place in `_bars` to what is said of one that is over
         self._news = threading.Event()  # something is to be written at once
         self._changed, self._closed = True, False
         self._writing = threading.Lock()
         self._asked: float | None = None  # when a request to stop was seen, by the monotonic clock
         self._interrupted = False
 
-    def show(self, stage: StageProgress) -> None:
+    def begin(self, stage: str) -> None:
+        """Take note that a stage of the run begins."""
+        self._stage, self._changed = stage, True
+        self._news.set()
+
+    def show(self, bar: StageProgress) -> None:
         """Take note of a change; raises `KeyboardInterrupt` between two batches if asked to stop.
 
         Batches are stored before they are counted, so that nothing is lost by stopping here.
         """
-        place = next((i for i, known in enumerate(self._stages) if known is stage), None)
-        over = stage.finished or stage.stopped
+        place = next((i for i, (_, known) in enumerate(self._bars) if known is bar), None)
+        over = bar.finished or bar.stopped
         if place is None:
-            place = len(self._stages)
-            self._stages.append(stage)
+            place = len(self._bars)
+            self._bars.append((self._stage, bar))
         if over:
-            self._over[place] = _bar(stage)
+            self._over[place] = _bar(*self._bars[place])
         if self._state == "starting":
             self._state = "running"
         self._changed = True
-        if over or not stage.done:
+        if over or not bar.done:
             self._news.set()
         if self._asked is not None and not over:
             raise KeyboardInterrupt
@@ -174,10 +181,10 @@ class Reporter:
             if self._closed and state is None:
                 return
             self._changed = False
-            bars = [self._over.get(i) or _bar(stage) for i, stage in enumerate(self._stages)]
+            bars = [self._over.get(i) or _bar(*each) for i, each in enumerate(self._bars)]
             report = ProgressReport(
                 state or self._state, message, os.getpid(), self.started, time.time(), self.log,
-                tuple(bars),
+                self._stage, tuple(bars),
             )  # fmt: skip
             write_report(self.folder, report)
         except OSError as error:  # the run itself says what is wrong with the disk
@@ -201,10 +208,10 @@ class Reporter:
             _interrupt_main()
 
 
-def _bar(stage: StageProgress) -> Bar:
+def _bar(stage: str, bar: StageProgress) -> Bar:
     return Bar(
-        stage.title, stage.unit, stage.done, stage.total, stage.tokens,
-        round(time.monotonic() - stage.started, 2), stage.line(), stage.finished, stage.stopped,
+        stage, bar.title, bar.unit, bar.done, bar.total, bar.tokens,
+        round(time.monotonic() - bar.started, 2), bar.line(), bar.finished, bar.stopped,
     )  # fmt: skip
 
 

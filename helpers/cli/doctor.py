@@ -12,7 +12,7 @@ from helpers.formatting import size_text
 from helpers.models.loading import LAB_FOLDER, LAB_MODELS
 from helpers.store.hub import is_partly_stored
 from helpers.store.run_folder import package_versions
-from helpers.studies.registry import PRESETS
+from helpers.studies.registry import study_named
 
 HUB_TIMEOUT = 3.0
 """Seconds to wait for the hub's answer."""
@@ -104,9 +104,10 @@ def _hub() -> tuple[bool, str]:
 
 def _next(config: RunConfig, reachable: bool) -> list[str]:
     if not config.run_folder.exists():
+        embedded, of_the_hub, *_ = study_named().config.presets
         return [
             "  uv run probe_training_auto.py      the main job on the embedded lab",
-            "  uv run sep run --preset " + (list(PRESETS)[1] if reachable else "lab"),
+            "  uv run sep run --preset " + (of_the_hub if reachable else embedded),
         ]
     return [
         "  uv run marimo edit probe_training_auto.py      the notebook, with the stored run",

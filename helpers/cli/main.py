@@ -2,7 +2,7 @@
 
 sep run                                  everything, on the embedded lab
 sep run --preset gpt2-gsm8k --limit 200  everything, with gpt2 on GSM8K
-sep run --preset lab-think               the study of reasoning models, embedded
+sep run --preset lab-think               another study, by its preset
 sep entropy --samples FILE.jsonl         semantic entropy of answers that you already have
 sep score "How many apples …?"           one forward pass with the probes of a run
 sep estimators                           what every uncertainty estimator is, by formula
@@ -17,58 +17,26 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers.config import RunConfig, is_execution
+from helpers.config import RunConfig
 from helpers.errors import UserError
 from helpers.formatting import size_text
 from helpers.progress import run_safely
-from helpers.studies.reasoning.config import REASONING_PRESETS
-from helpers.studies.registry import PlainParser, add_arguments, all_fields, config_from_namespace
+from helpers.store.run_folder import read_manifest
+from helpers.studies.registry import (
+    PlainParser,
+    add_arguments,
+    all_studies,
+    config_from_namespace,
+    stored_config,
+    study_of,
+)
+from helpers.studies.study import Study
 
-# --- commands that read finished runs ------------------------------------------------------------
-
-
-ANALYSIS_COMMANDS = {
-    "curves": "how many samples, labels and answers are enough; when to abstain",
-    "audit": "how much the grouping of answers by meaning depends on the rule",
-}
-"""Command of a run folder to its help."""
-_RUN_HELP = "run folder (default: that of the config which the flags describe)"
-
-
-def add_run_commands(command: Callable[..., Any]) -> None:
-    """Add them to the parser of `sep`; `command` makes one of its name, its job and its help."""
-    for name, text in ANALYSIS_COMMANDS.items():
-        analysis = command(name, _analysis, text)
-        analysis.add_argument("folder", metavar="RUN", nargs="?", help=_RUN_HELP)
-        add_arguments(analysis)
-    text = "probes of one run asked about the questions of others, and the other way round"
-    transfer = command("transfer", _transfer, text)
-    transfer.add_argument("folders", metavar="RUN", nargs="+", help="run folders of one model")
-    add_arguments(transfer)
-    _add_compare(command)
-    _add_report(command)
-
-
-def _add_compare(command: Callable[..., Any]) -> None:
-    text = "two runs side by side: the same metrics, paired where the test questions are the same"
-    compare = command("compare", _compare, text)
-    compare.add_argument(
-        "folders", metavar="RUN", nargs=2, help="a run's folder, or its name in the folder --out"
-    )
-    for name in ("out", "n_bootstrap", "n_permutations", "seed"):
-        field = RunConfig.model_fields[name]
-        flag, words = "--" + name.replace("_", "-"), f"{field.description} ({field.default})"
-        compare.add_argument(flag, metavar=name.upper(), default=argparse.SUPPRESS, help=words)
-    compare.epilog = (
-        "Each run is scored on its own test questions. A − B is taken on the test questions (id "
-        "and text) that both have, with a 95 % interval and a p-value over these questions. What "
-        "the runs differ in, and whether that makes a comparison unfair, is said as well. Nothing "
-        "is computed anew and no model is loaded; the folders stay as they are."
-    )
+RUN = "run"
+"""The command that runs a study to its end."""
 
 
 def _add_report(command: Callable[..., Any]) -> None:
@@ -80,63 +48,6 @@ def _add_report(command: Callable[..., Any]) -> None:
     report.add_argument("--code", action="store_true", help="the notebook's code too, folded")
 
 
-def _analysis(options: argparse.Namespace) -> None:
-    from helpers.models.loading import set_threads
-    from helpers.progress import terminal_progress
-    from helpers.store.cache import Store
-    from helpers.studies.semantic_entropy.analyses import analyse
-    from helpers.studies.semantic_entropy.run_files import read_run
-
-    config = config_from_namespace(options)
-    run = read_run(Path(options.folder) if options.folder else config.run_folder)
-    set_threads(config.threads)
-    store = Store(config.cache_dir)
-    try:
-        name = options.command
-        print(analyse(name, run, config, store, terminal_progress(), thorough=True).text)
-    finally:
-        store.close()
-    print(f"\nevery number: {run.folder / 'analyses' / name}.json")
-
-
-def _transfer(options: argparse.Namespace) -> None:
-    from helpers.progress import terminal_progress
-    from helpers.store.cache import content_key
-    from helpers.store.files import write_json
-    from helpers.studies.semantic_entropy.analyses.transfer import describe_transfer, transfer
-    from helpers.studies.semantic_entropy.run_files import read_run
-
-    config = config_from_namespace(options)
-    runs = [read_run(Path(folder)) for folder in options.folders]
-    found = transfer(
-        runs,
-        n_boot=config.n_bootstrap,
-        n_perm=config.n_permutations,
-        seed=config.seed,
-        progress=terminal_progress(),
-    )
-    print(describe_transfer(found))
-    digest = content_key(runs=sorted(run.name for run in runs))[:8]
-    path = config.out / f"transfer-{digest}.json"
-    write_json(path, found.as_dict())
-    print(f"\nevery number: {path}")
-
-
-def _compare(options: argparse.Namespace) -> None:
-    from helpers.progress import terminal_progress
-    from helpers.studies.semantic_entropy.compare import compare, describe_comparison
-    from helpers.studies.semantic_entropy.run_files import read_run
-
-    config = config_from_namespace(options)
-    folders = [Path(name).expanduser() for name in options.folders]
-    found = [folder if folder.exists() else config.out / folder for folder in folders]
-    compared = compare(
-        read_run(found[0]), read_run(found[1]), config.n_bootstrap, config.n_permutations,
-        config.seed, terminal_progress(),
-    )  # fmt: skip
-    print(describe_comparison(compared))
-
-
 def _report(options: argparse.Namespace) -> None:
     from helpers.app.report import finished_run, write_report
     from helpers.progress import terminal_progress
@@ -144,38 +55,6 @@ def _report(options: argparse.Namespace) -> None:
     run = finished_run(Path(options.folder))
     path = write_report(run, options.out, code=options.code, progress=terminal_progress())
     print(f"{path}  {size_text(path.stat().st_size)}")
-
-
-@dataclass(frozen=True)
-class StageCommand:
-    """A command that runs the stages up to one; earlier ones run where they are missing."""
-
-    help: str
-    stage: str
-    """The last stage, in the main study; "" where it has none of the kind."""
-    reasoning_stage: str
-    """The last stage, in the study of reasoning models."""
-
-
-STAGE_COMMANDS = {
-    "run": StageCommand(
-        "all stages; prints the scores and the run folder", "analyses", "analysis"
-    ),
-    "generate": StageCommand("sample answers to the questions", "samples", "samples"),
-    "entropy": StageCommand(
-        "group answers by meaning and measure the uncertainty", "uncertainty", "meanings"
-    ),
-    "trace": StageCommand("read hidden states", "hidden", "hidden"),
-    "datasets": StageCommand(
-        "label and split the runs of a reasoning model for its probes", "", "tables"
-    ),
-    "train": StageCommand("train the probes", "probes", "probes"),
-    "eval": StageCommand("score the probes on the test questions", "evaluation", "evaluation"),
-    "analysis": StageCommand(
-        "write the table that the dashboard reads, one row a run of a reasoning model",
-        "", "analysis",
-    ),
-}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -200,27 +79,17 @@ def build_parser() -> argparse.ArgumentParser:
         added.set_defaults(job=job)
         return added
 
-    for name, described in STAGE_COMMANDS.items():
-        stage = command(name, _stages, described.help)
-        if name == "entropy":
-            stage.add_argument(
-                "--samples",
-                metavar="FILE.jsonl",
-                help="score these answers instead of sampling a model: one JSON object a line, "
-                "{id, question, samples: [...], answer?, logprobs?}; the judge is then "
-                "final-answer unless --judge says otherwise",
-            )
-        if name == "analysis":
+    stages = {name: command(name, _stages, text) for name, text in stage_commands().items()}
+    for name, parser_of_stage in stages.items():
+        able = [study for study in all_studies() if last_stage(study, name)]
+        if any(stage.command == name and stage.takes_run for s in able for stage in s.stages):
             words = "run folder (default: that of the config which the flags describe)"
-            stage.add_argument("folder", metavar="RUN", nargs="?", type=Path, help=words)
-        add_arguments(stage, "lab" if described.stage else "lab-think")
-    text = "predict semantic entropy and p(wrong) of a question in one forward pass"
-    score = command("score", _score, text)
-    score.add_argument("prompt", help="the question; the run's prompt template is put around it")
-    score.add_argument("--run", help="run folder whose probes to use (default: this config's)")
-    score.add_argument("--raw", action="store_true", help="take the prompt as it is, no template")
-    add_arguments(score)
-    add_run_commands(command)
+            parser_of_stage.add_argument("folder", metavar="RUN", nargs="?", type=Path, help=words)
+        add_arguments(parser_of_stage, able)
+    for study in all_studies():
+        if study.add_commands:
+            study.add_commands(command, stages)
+    _add_report(command)
     text = "every uncertainty estimator: formula, units, source, names elsewhere"
     estimators = command("estimators", _estimators, text)
     estimators.add_argument("names", metavar="NAME", nargs="*", help="only these")
@@ -249,51 +118,53 @@ def _add_lab(commands: Any) -> None:
     check.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as many as are free")
 
 
+def stage_commands() -> dict[str, str]:
+    """The commands that run the stages up to one of them, each with its help, in their order."""
+    found = {RUN: "all stages; prints the scores and the run folder"}
+    for study in all_studies():
+        found |= {s.command: s.help for s in study.stages if s.command and s.command not in found}
+    return found
+
+
+def last_stage(study: Study, command: str) -> str:
+    """The last stage of a study that a command runs; "" where the study has none of the kind."""
+    if command == RUN:
+        return study.stage_names[-1]
+    return next((stage.name for stage in study.stages if stage.command == command), "")
+
+
 def _stages(options: argparse.Namespace) -> None:
     config = config_from_namespace(options)
     if getattr(options, "folder", None) is not None:
         config = _config_of(options.folder, config)
-    described = STAGE_COMMANDS[options.command]
-    if getattr(options, "samples", None) is None:
-        last = described.reasoning_stage if config.study else described.stage
-        if not last:
-            raise UserError(
-                f"`sep {options.command}` belongs to the study of reasoning models; use one of its "
-                f"presets: {', '.join(REASONING_PRESETS)}"
-            )
-        run_stages(config, last)
-        return
-    from helpers.studies.semantic_entropy.own_samples import run_on_samples
-
-    if not {"judge", "judge_model"} & set(vars(options)):
-        config = config.model_copy(update={"judge": "final-answer"})
-    print(run_on_samples(Path(options.samples).expanduser(), config))
+    study, command = study_of(config), options.command
+    last = last_stage(study, command)
+    if not last:
+        able = [each for each in all_studies() if last_stage(each, command)]
+        raise UserError(
+            f"`sep {command}` belongs to the study “{'”, “'.join(each.title for each in able)}”; "
+            "use one of its presets: "
+            + ", ".join(preset for each in able for preset in each.config.presets)
+        )
+    run_to(config, last)
 
 
 def _config_of(folder: Path, machine: RunConfig) -> RunConfig:
     """The config of a run folder, executed as the flags say."""
-    from helpers.studies.reasoning.run_files import open_study
-
-    stored = open_study(folder).config
-    same = {name: getattr(machine, name) for name in all_fields() if is_execution(name)}
-    same |= {"out": folder.expanduser().parent}
-    config = stored.model_copy(update=same)
-    if config.run_folder.name != folder.expanduser().name:
+    folder = folder.expanduser()
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise UserError(f"{folder} is no run folder (it has no manifest.json); name one of outputs")
+    kind = study_of(manifest).config
+    fields = [name for name in kind.execution_fields() if name in type(machine).model_fields]
+    same = {name: getattr(machine, name) for name in fields} | {"out": folder.parent}
+    config = stored_config(folder, manifest, kind).model_copy(update=same)
+    if config.run_folder.name != folder.name:
         raise UserError(
-            f"{folder} is not named as its run is ({config.run_name()}): the table would be "
-            "written elsewhere; repeat the command that made it"
+            f"{folder} is not named as its run is ({config.run_name()}): results would be written "
+            "elsewhere; repeat the command that made it"
         )
     return config
-
-
-def _score(options: argparse.Namespace) -> None:
-    from helpers.studies.semantic_entropy.asking import describe_score, score_prompt
-
-    config = config_from_namespace(options)
-    folder = Path(options.run) if options.run else config.run_folder
-    model = getattr(options, "model", None)
-    readings = score_prompt(folder, options.prompt, config, raw=options.raw, model=model)
-    print(describe_score(readings))
 
 
 def _estimators(options: argparse.Namespace) -> None:
@@ -329,8 +200,8 @@ def _lab_check(options: argparse.Namespace) -> None:
     print(check_lab(options.n, options.threads))
 
 
-def run_stages(config: RunConfig, until: str) -> None:
-    """Run the stages of a config in a terminal, and print what came out."""
+def run_to(config: RunConfig, until: str) -> None:
+    """Run a config's study up to a stage in a terminal, and print what came out."""
     from helpers.progress import terminal_progress
     from helpers.studies.registry import run_study, summarise_run
 

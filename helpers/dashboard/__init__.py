@@ -1,5 +1,5 @@
-"""The public dashboard over stored runs: read-only, and without torch.
+"""The public dashboard over stored runs of any study: read-only, and without torch.
 
-`data` opens run folders, `query` reads addresses, `filters` chooses rows, `scores` scores them,
-`figures` and `score_figures` draw, `details` shows single runs, `page` makes marimo's elements.
+`data` opens run folders, `address` reads addresses, `filters` chooses rows, `scores` scores them,
+`figures` draws, `page` makes marimo's elements. What a study calls its things is in its file.
 """

@@ -14,28 +14,25 @@ from urllib.parse import unquote, urlencode
 
 import numpy as np
 
+from helpers.analysis_table.about import About
 from helpers.analysis_table.file import AnalysisTable
 from helpers.dashboard.data import Listed
 from helpers.dashboard.filters import (
     POINTS,
-    SIGNALS,
+    RANGE_PREFIX,
     Filters,
+    class_columns,
     class_names,
     known_predictors,
     length_range,
+    scorable_labels,
+    signals,
     usual_filters,
 )
-from helpers.studies.reasoning.records import PREDICTORS
 
 RUN = "run"
-CLASSES = {"dataset": "datasets", "split": "splits", "status": "statuses"}
-"""Keys that have several values, by the field of the filters that they set."""
-RANGES = {f"p_{name}": name for name in PREDICTORS}
-"""Keys of the ranges of probability."""
 PICK = "pick"
-"""A chosen run: question id and number, as in lab-12/3."""
-KEYS = (*CLASSES, "representative", "length", *RANGES, "points", "probe", "colour", PICK)
-"""Every key but the run's, in the order in which a link has them."""
+"""A chosen row: group id and number, as in lab-12/3."""
 OF_MARIMO = ("file", "kiosk", "theme", "show-chrome", "include-code", "show-code", "view-as")
 """Keys that are marimo's own, and none of this page's business."""
 MOST_CHOSEN = 10
@@ -55,11 +52,22 @@ A browser's page keeps only the last of these, so that several values stand in o
 T = TypeVar("T")
 
 
+def keys(about: About) -> tuple[str, ...]:
+    """Every key but the run's, in the order in which a link has them."""
+    ranges = (f"{RANGE_PREFIX}{predictor.name}" for predictor in about.predictors)
+    return (
+        *class_columns(about), "representative", "length", *ranges, "points", "label", "probe",
+        "colour", PICK,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class View:
     """Everything that a visitor can choose, but the run."""
 
     filters: Filters
+    label: str
+    """What is scored, and colours the points of the first figures."""
     probe: str
     """Whose margin the first figure shows."""
     colour: str
@@ -82,10 +90,12 @@ class Asked:
 def usual_view(table: AnalysisTable) -> View:
     """The view of an address that says nothing."""
     known = known_predictors(table)
+    label = scorable_labels(table.about)[0].name
     return View(
         filters=usual_filters(table),
-        probe=known[0] if known else PREDICTORS[0],
-        colour="status",
+        label=label,
+        probe=known[0] if known else table.about.predictors[0].name,
+        colour=f"label_{label}",
     )
 
 
@@ -110,7 +120,9 @@ def first_run(params: Params, listed: Sequence[Listed]) -> FirstRun:
 
 def asked_view(params: Params, table: AnalysisTable) -> Asked:
     """The view that an address asks for; what it does not say, or says wrongly, is as usual."""
-    usual = usual_view(table)
+    usual, about = usual_view(table), table.about
+    labels = [label.name for label in scorable_labels(about)]
+    predictors = [predictor.name for predictor in about.predictors]
     ignored: list[str] = []
 
     def read(key: str, convert: Callable[[list[str]], T | None], otherwise: T) -> T:
@@ -133,9 +145,9 @@ def asked_view(params: Params, table: AnalysisTable) -> Asked:
 
     length = read("length", lambda v: _length(v, table), None)
     filters = Filters(
-        **{
-            name: some_of(key, class_names(table, key), getattr(usual.filters, name))
-            for key, name in CLASSES.items()
+        classes={
+            column: some_of(column, class_names(table, column), names)
+            for column, names in usual.filters.classes.items()
         },
         representative=read(
             "representative", lambda v: {"1": True, "0": False}.get(_only(v)), False
@@ -143,21 +155,22 @@ def asked_view(params: Params, table: AnalysisTable) -> Asked:
         length=length if length != length_range(table) else None,
         probabilities={
             name: found
-            for key, name in RANGES.items()
-            if (found := read(key, _probabilities, (0.0, 1.0))) != (0.0, 1.0)
+            for name in predictors
+            if (found := read(f"{RANGE_PREFIX}{name}", _probabilities, (0.0, 1.0))) != (0.0, 1.0)
         },
         points=read("points", _points, usual.filters.points),
     )
     view = View(
         filters=filters,
-        probe=read("probe", lambda v: _one_of(v, PREDICTORS), usual.probe),
-        colour=read("colour", lambda v: _one_of(v, SIGNALS), usual.colour),
+        label=read("label", lambda v: _one_of(v, labels), usual.label),
+        probe=read("probe", lambda v: _one_of(v, predictors), usual.probe),
+        colour=read("colour", lambda v: _one_of(v, signals(about)), usual.colour),
     )
     picks = _values(params, PICK)
     rows = _picked(picks or [], table)
     if picks is None or len(rows) < len(picks):
         ignored.append(PICK)
-    unknown = sum(1 for key in params if key not in (RUN, *KEYS, *OF_MARIMO))
+    unknown = sum(1 for key in params if key not in (RUN, *keys(about), *OF_MARIMO))
     return Asked(replace(view, chosen=rows), tuple(dict.fromkeys(ignored)), unknown)
 
 
@@ -165,26 +178,24 @@ def link(run: str, view: View, table: AnalysisTable) -> str:
     """The query that shows a view, beginning with "?"; what is as usual is not in it."""
     usual, filters = usual_view(table), view.filters
     parts: list[tuple[str, str]] = [(RUN, run)]
-    for key, name in CLASSES.items():
+    for column, names in filters.classes.items():
         # That nothing is chosen cannot be said: an address without a key asks for the usual.
-        if getattr(filters, name) not in ((), getattr(usual.filters, name)):
-            parts.append((key, _joined(getattr(filters, name))))
+        if names not in ((), usual.filters.classes[column]):
+            parts.append((column, _joined(names)))
     if filters.representative:
         parts.append(("representative", "1"))
     if filters.length is not None:
         parts.append(("length", f"{filters.length[0]}..{filters.length[1]}"))
-    for key, name in RANGES.items():
-        if name in filters.probabilities:
-            low, high = filters.probabilities[name]
-            parts.append((key, f"{low:.2f}..{high:.2f}"))
+    for name, (low, high) in filters.probabilities.items():
+        parts.append((f"{RANGE_PREFIX}{name}", f"{low:.2f}..{high:.2f}"))
     if filters.points != usual.filters.points:
         parts.append(("points", str(filters.points)))
-    for key in ("probe", "colour"):
+    for key in ("label", "probe", "colour"):
         if getattr(view, key) != getattr(usual, key):
             parts.append((key, str(getattr(view, key))))
     if rows := list(view.chosen[:MOST_CHOSEN]):
-        runs = zip(table.words("question_id", rows), table["run_id"][rows].tolist(), strict=True)
-        parts.append((PICK, _joined(f"{question}/{run}" for question, run in runs)))
+        units = zip(table.words("group_id", rows), table["unit_id"][rows].tolist(), strict=True)
+        parts.append((PICK, _joined(f"{group}/{unit}" for group, unit in units)))
     return "?" + urlencode(parts, safe="/:,")
 
 
@@ -216,7 +227,7 @@ def _values(params: Params, key: str) -> list[str] | None:
     values = found if isinstance(found, list) else [] if found is None else [found]
     if any(not isinstance(value, str) or len(value) > LONGEST for value in values):
         return None
-    if key in CLASSES or key == PICK:
+    if key in ("dataset", "split", PICK) or key.startswith("label_"):
         values = _split(values)
     return values if len(values) <= MOST_VALUES else None
 
@@ -260,13 +271,13 @@ def _length(values: list[str], table: AnalysisTable) -> tuple[int, int] | None:
 
 
 def _picked(values: list[str], table: AnalysisTable) -> tuple[int, ...]:
-    """The rows of chosen runs that exist, each once, in the order asked."""
+    """The chosen rows that exist, each once, in the order asked."""
     rows: list[int] = []
     wanted = [value.rpartition("/") for value in values[:MOST_CHOSEN]]
-    for question, slash, run in wanted:
-        if not slash or not _WHOLE.fullmatch(run) or question not in table.names["question_id"]:
+    for group, slash, unit in wanted:
+        if not slash or not _WHOLE.fullmatch(unit) or group not in table.names["group_id"]:
             continue
-        code = table.names["question_id"].index(question)
-        found = np.flatnonzero((table["question_id"] == code) & (table["run_id"] == int(run)))
+        code = table.names["group_id"].index(group)
+        found = np.flatnonzero((table["group_id"] == code) & (table["unit_id"] == int(unit)))
         rows += [row for row in found[:1].tolist() if row not in rows]
     return tuple(rows)

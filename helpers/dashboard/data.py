@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from helpers.analysis_table.about import About, Label
 from helpers.analysis_table.file import FILE_NAME, AnalysisTable, read_narrow
 from helpers.errors import UserError
 from helpers.evaluation.scores import Score
-from helpers.studies.reasoning.records import PREDICTORS, SCORED_SPLITS
 
 OUTPUTS_VARIABLE = "SEP_OUTPUTS"
 HELD = 4
@@ -39,8 +39,8 @@ class Listed:
     stamp: Stamp
     model: str = ""
     datasets: tuple[str, ...] = ()
-    runs: int = 0
-    questions: int = 0
+    size: str = ""
+    """How many rows it has, in words: "8,000 runs of 800 questions"."""
     damaged: str = ""
     """Why it cannot be shown; "" where it can."""
 
@@ -109,8 +109,7 @@ def _entry(folder: Path, stamp: Stamp) -> Listed:
         stamp,
         model=table.about.model,
         datasets=table.names["dataset"],
-        runs=len(table),
-        questions=len(table.names["question_id"]),
+        size=table.about.size(len(table), len(table.names["group_id"])),
     )
 
 
@@ -152,20 +151,22 @@ def read_json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def stored_scores(folder: Path, metric: str = "auroc") -> dict[str, dict[str, Score]]:
-    """A score for *correct* in the run's own metrics, by scored split and predictor, where present.
+def stored_scores(
+    folder: Path, about: About, label: Label, metric: str = "auroc"
+) -> dict[str, dict[str, Score]]:
+    """A score for a label in the run's own metrics, by scored split and predictor, where present.
 
-    Reads correctness → split → predictor → metric of `metrics.json`; what is not as expected is
-    left out.
+    Reads the label's key → split → predictor → metric of `metrics.json`; what is not as expected
+    is left out.
     """
-    found = read_json(folder / "metrics.json").get("correctness")
+    found = read_json(folder / "metrics.json").get(label.stored)
     scores: dict[str, dict[str, Score]] = {}
-    for split in SCORED_SPLITS:
-        row = _mapping(_mapping(found).get(split))
-        for name in PREDICTORS:
-            score = _score(_mapping(_mapping(row.get(name)).get(metric)))
+    for split in about.splits:
+        row = _mapping(_mapping(found).get(split.name)) if split.scored else {}
+        for predictor in about.predictors:
+            score = _score(_mapping(_mapping(row.get(predictor.name)).get(metric)))
             if score is not None:
-                scores.setdefault(split, {})[name] = score
+                scores.setdefault(split.name, {})[predictor.name] = score
     return scores
 
 

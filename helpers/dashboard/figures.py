@@ -1,4 +1,4 @@
-"""The linked figures, one point a run, and the curves of the predictors under the current filters.
+"""The linked figures, one point a row, and the curves of the predictors under the current filters.
 
 Each is drawn from the rows that the filters leave; axes span all rows of the table, so that they
 stay where they are when a filter moves. `Drawn.words` says in a sentence what the figure shows.
@@ -14,24 +14,23 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from helpers.analysis_table.about import PROBE_PARTS, About, Label
 from helpers.analysis_table.file import AnalysisTable
 from helpers.dashboard.filters import (
-    EVENTS,
     NOTHING_LEFT,
-    SIGNALS,
-    TITLES,
-    UNGRADED,
-    FilteredRuns,
+    FilteredRows,
     Signal,
     chosen_rows,
     class_names,
     drawn_rows,
     of_class,
+    scorable_labels,
+    signals,
+    unknown_word,
 )
 from helpers.dashboard.scores import (
     PredictorScore,
     SelectionScores,
-    counted_runs,
     graded_words,
     map_words,
     score_words,
@@ -82,7 +81,7 @@ class Group:
 def scatter(
     fig: go.Figure,
     table: AnalysisTable,
-    kept: FilteredRuns,
+    kept: FilteredRows,
     selected: tuple[int, ...],
     x: str,
     y: str,
@@ -114,7 +113,7 @@ def scatter(
                     **(group.scale or {}),
                 },
                 customdata=members.astype(np.int32),
-                text=_labels(table, members),
+                text=_hover(table, members),
                 hovertemplate="%{text}<br>%{x:.3f}, %{y:.3f}<extra></extra>",
                 selected={"marker": {"opacity": 1}},
                 unselected={"marker": {"opacity": 0.15}},
@@ -147,17 +146,16 @@ def _add_legend_entry(fig: go.Figure, group: Group) -> None:
     )
 
 
-def _labels(table: AnalysisTable, rows: np.ndarray) -> list[str]:
-    """What a hover label calls each run."""
-    ids = {code: plain(table.names["question_id"][code], 48) for code in table["question_id"][rows]}
+def _hover(table: AnalysisTable, rows: np.ndarray) -> list[str]:
+    """What a hover label calls each row."""
+    about = table.about
+    label = scorable_labels(about)[0]
+    ids = {code: plain(table.names["group_id"][code], 48) for code in table["group_id"][rows]}
+    units = [f" · {about.unit.one} {unit}" for unit in table["unit_id"][rows].tolist()]
+    classes = table.words(f"label_{label.name}", rows)
     return [
-        f"{ids[code]} · run {run} · {status or UNGRADED}"
-        for code, run, status in zip(
-            table["question_id"][rows],
-            table["run_id"][rows].tolist(),
-            table.words("status", rows),
-            strict=True,
-        )
+        f"{ids[code]}{plain(unit, 48) if about.group else ''} · {plain(said or label.unknown, 48)}"
+        for code, unit, said in zip(table["group_id"][rows], units, classes, strict=True)
     ]
 
 
@@ -179,13 +177,14 @@ def add_threshold(fig: go.Figure, x: float | None = None, y: float | None = None
 
 
 def _notes(
-    table: AnalysisTable, kept: FilteredRuns, rows: np.ndarray, x: str, y: str
+    table: AnalysisTable, kept: FilteredRows, rows: np.ndarray, x: str, y: str
 ) -> Iterator[str]:
     known = len(with_values(table, kept.rows, x, y))
     if known < len(kept.rows):
-        yield f"{len(kept.rows) - known:,} of {counted_runs(len(kept.rows))} lack a value"
+        every = table.about.unit.count(len(kept.rows))
+        yield f"{len(kept.rows) - known:,} of {every} lack a value"
     if len(rows) < known:
-        yield f"{len(rows):,} of {counted_runs(known)} drawn (a fixed random subset)"
+        yield f"{len(rows):,} of {table.about.unit.count(known)} drawn (a fixed random subset)"
 
 
 def rows_of_points(figure: go.Figure, points: object) -> tuple[int, ...]:
@@ -216,64 +215,74 @@ def with_values(table: AnalysisTable, rows: np.ndarray, *columns: str) -> np.nda
     return rows[np.logical_and.reduce([np.isfinite(table[name][rows]) for name in columns])]
 
 
-STATUS_STYLES = {
-    "correct": (COLOURS[0], "circle"),
-    "wrong": (COLOURS[1], "diamond"),
-    "unanswered": (COLOURS[4], "triangle-up"),
-    UNGRADED: (GREY, "circle-open"),
-}
 UNKNOWN_VALUE = "no value"
+NO_THRESHOLD = "No number of this run has a threshold that a probe foretells."
 SEQUENTIAL, DIVERGING = "Viridis", "RdBu_r"
 HEIGHT = 400
 
 
 def margin_view(
-    table: AnalysisTable, kept: FilteredRuns, probe: str, chosen: tuple[int, ...] = ()
+    table: AnalysisTable, kept: FilteredRows, probe: str, label: str, chosen: tuple[int, ...] = ()
 ) -> Drawn:
-    """Margin of a probe against the mean token entropy of the thinking."""
-    event, column = EVENTS[probe], f"margin_{probe}"
+    """Margin of a predictor against the file's baseline, coloured by a label."""
+    about, predictor, scored = table.about, table.about.predictor(probe), table.about.label(label)
+    baseline = about.number(about.baseline or about.numbers[0].name)
+    x, y = f"number_{baseline.name}", f"margin_{probe}"
     fig = framed(
-        "Margin against thinking entropy",
-        SIGNALS["thinking_entropy"].title.capitalize(),
+        f"Margin against {baseline.title}",
+        _capital(baseline.titled),
         "Margin (nats)",
-        narrow([f"{TITLES[probe]}; margin: log-odds of {event}; dashed: probability ½"]),
+        narrow([f"{predictor.title}; margin: log-odds of {about.event(predictor)}; dashed: ½"]),
         height=HEIGHT,
     )
-    rows = with_values(table, kept.rows, "thinking_entropy", column)
-    missing = _missing(table, kept, rows, column, "thinking_entropy")
+    rows = with_values(table, kept.rows, x, y)
+    missing = _missing(table, kept, rows, y, x)
     if missing:
         return _instead(fig, missing)
-    scatter(fig, table, kept, chosen, "thinking_entropy", column, _by_status(table))
+    scatter(fig, table, kept, chosen, x, y, _by_class(table, f"label_{label}"))
     add_threshold(fig, y=0.0)
-    words = share_words(table, rows, column, 0.0, TITLES[probe], event)
+    words = share_words(table, rows, y, predictor, scored)
     return Drawn(legend_below(fig, one_row=True), words)
 
 
-def entropy_view(table: AnalysisTable, kept: FilteredRuns, chosen: tuple[int, ...] = ()) -> Drawn:
-    """What the semantic-entropy probe says against the entropy that was measured."""
-    column, threshold = "probability_semantic_entropy", table.about.threshold
+def thresholded_label(about: About) -> Label | None:
+    """The first label that says whether a number is above a threshold, and is foretold."""
+    foretold = {predictor.label for predictor in about.predictors}
+    return next((label for label in about.labels if label.number and label.name in foretold), None)
+
+
+def threshold_view(
+    table: AnalysisTable, kept: FilteredRows, label: str, chosen: tuple[int, ...] = ()
+) -> Drawn:
+    """What a predictor says of a label against the number that makes it, coloured by another."""
+    about, made = table.about, thresholded_label(table.about)
+    if made is None:
+        return _instead(framed("A number and its probe", "", "", height=HEIGHT), NO_THRESHOLD)
+    number = about.number(made.number)
+    predictor = next(p for p in about.predictors if p.label == made.name)
+    x, y = f"number_{number.name}", f"probability_{predictor.name}"
     fig = framed(
-        "Semantic entropy and its probe",
-        "Semantic entropy of the question's runs (nats)",
-        "Probability of high semantic entropy",
-        [_threshold_words(threshold)],
+        f"{_capital(number.title)} and its probe",
+        _capital(number.titled),
+        f"Probability of {made.event_word}",
+        narrow([_threshold_words(made, number.unit)]),
         height=HEIGHT,
     )
-    rows = with_values(table, kept.rows, "semantic_entropy", column)
-    missing = _missing(table, kept, rows, column, "semantic_entropy")
+    rows = with_values(table, kept.rows, x, y)
+    missing = _missing(table, kept, rows, y, x)
     if missing:
         return _instead(fig, missing)
-    scatter(fig, table, kept, chosen, "semantic_entropy", column, _by_status(table))
+    scatter(fig, table, kept, chosen, x, y, _by_class(table, f"label_{label}"))
     fig.update_yaxes(range=[-0.04, 1.04])
-    add_threshold(fig, x=threshold)
-    return Drawn(legend_below(fig, one_row=True), side_words(table, rows, threshold))
+    add_threshold(fig, x=made.threshold)
+    return Drawn(legend_below(fig, one_row=True), side_words(table, rows, made, predictor))
 
 
 def map_view(
-    table: AnalysisTable, kept: FilteredRuns, colour: str, chosen: tuple[int, ...] = ()
+    table: AnalysisTable, kept: FilteredRows, colour: str, chosen: tuple[int, ...] = ()
 ) -> Drawn:
     """The fixed UMAP of the hidden states, coloured by a signal."""
-    signal = SIGNALS[colour]
+    signal = signals(table.about)[colour]
     fig = framed(
         "Map of the hidden states",
         "UMAP 1 (no unit)",
@@ -285,53 +294,62 @@ def map_view(
     missing = _missing(table, kept, rows, "umap_x", "umap_y")
     if missing:
         return _instead(fig, missing)
-    groups = _by_class(table, signal) if signal.kind == "class" else _by_number(table, signal)
+    by_class = signal.kind == "class"
+    groups = _by_class(table, colour) if by_class else _by_number(table, signal)
     scatter(fig, table, kept, chosen, "umap_x", "umap_y", groups)
     fig.update_xaxes(showticklabels=False, ticks="")
     fig.update_yaxes(showticklabels=False, ticks="")
     return Drawn(legend_below(fig, one_row=True), map_words(table, rows, signal))
 
 
-def _threshold_words(threshold: float | None) -> str:
-    if threshold is None:
-        return "there is no threshold: nothing can be called high"
-    return f"dashed: above {threshold:.2f} nats it counts as high"
+def _threshold_words(label: Label, unit: str) -> str:
+    if label.threshold is None:
+        return f"there is no threshold: nothing can be called {label.positive}"
+    return f"dashed: above {label.threshold:.2f} {unit} it counts as {label.positive}"
 
 
-def _missing(table: AnalysisTable, kept: FilteredRuns, rows: np.ndarray, *columns: str) -> str:
+def _capital(text: str) -> str:
+    """The text with a capital at its beginning, the rest as it is."""
+    return text[:1].upper() + text[1:]
+
+
+def _missing(table: AnalysisTable, kept: FilteredRows, rows: np.ndarray, *columns: str) -> str:
     """Why there is nothing to draw, in words; "" where there is something."""
     if not len(kept.rows):
         return NOTHING_LEFT
     if len(rows):
         return ""
-    predictor = columns[0].partition("_")[2]
-    if predictor in table.about.undefined and columns[0].startswith(("margin_", "probability_")):
-        return f"{TITLES[predictor].capitalize()}: undefined, {table.about.undefined[predictor]}."
-    unknown = [name for name in columns if not np.isfinite(table[name]).any()]
-    if "thinking_entropy" in unknown:
-        return "The entropies of the thinking's tokens are not known: the endpoint gave none."
-    if unknown:
-        return f"This run has no values of {unknown[0].replace('_', ' ')}."
-    return "None of the runs that are left has both values."
+    for column in columns:
+        part, _, name = column.partition("_")
+        if part in PROBE_PARTS and (reason := table.about.predictor(name).undefined):
+            return f"{_capital(table.about.predictor(name).title)}: undefined, {reason}."
+        if part == "number" and not np.isfinite(table[column]).any():
+            number = table.about.number(name)
+            reason = f": {number.undefined}" if number.undefined else ""
+            return f"There is no {number.title}{reason}."
+        if not np.isfinite(table[column]).any():
+            return f"This run has no values of {column.replace('_', ' ')}."
+    return f"None of the {table.about.unit.many} that are left has both values."
 
 
 def _instead(fig: go.Figure, message: str) -> Drawn:
     return Drawn(say_instead(fig, message), message)
 
 
-def _by_status(table: AnalysisTable) -> Iterator[Group]:
-    for name in class_names(table, "status"):
-        colour, symbol = STATUS_STYLES[name]
-        yield Group(name, of_class(table, "status", name), colour, symbol)
-
-
-def _by_class(table: AnalysisTable, signal: Signal) -> Iterator[Group]:
-    if signal.column == "status":
-        yield from _by_status(table)
-        return
-    for number, name in enumerate(class_names(table, signal.column)):
+def _by_class(table: AnalysisTable, column: str) -> Iterator[Group]:
+    """A group for each class: the two that are scored first in colour, and the unknown in grey."""
+    order: list[str | None] = list(table.names[column])
+    if column.startswith("label_"):
+        label = table.about.label(column.removeprefix("label_"))
+        if label.positive:
+            order.sort(key=lambda name: (name != label.positive, name != label.negative))
+    for name in class_names(table, column):
+        if name == unknown_word(table.about, column):
+            yield Group(name, of_class(table, column, name), GREY, "circle-open")
+            continue
+        number = order.index(name)
         colour, symbol = COLOURS[number % len(COLOURS)], SYMBOLS[number % len(SYMBOLS)]
-        yield Group(name, of_class(table, signal.column, name), colour, symbol)
+        yield Group(name, of_class(table, column, name), colour, symbol)
 
 
 def _by_number(table: AnalysisTable, signal: Signal) -> Iterator[Group]:
@@ -367,10 +385,11 @@ SCORE_FIGURE_HEIGHT = 420
 
 def roc_view(scores: SelectionScores) -> Drawn:
     """True against false positive rate of every predictor, the AUROC in the legend."""
+    positive, negative = scores.label.positive, scores.label.negative
     fig = framed(
-        "Telling correct runs from wrong ones (ROC)",
-        "False positive rate (share of wrong runs called correct)",
-        "True positive rate (share of correct runs)",
+        f"Telling {positive} from {negative} (ROC)",
+        f"False positive rate (share of {negative} called {positive})",
+        f"True positive rate (share of {positive})",
         height=SCORE_FIGURE_HEIGHT,
     )
     for found in _defined(fig, scores, "auroc"):
@@ -390,8 +409,8 @@ def risk_view(scores: SelectionScores) -> Drawn:
     """Error among the runs kept against their share, the least certain left out first."""
     fig = framed(
         "Answering only where certain (risk–coverage)",
-        "Coverage (share of graded runs that are kept)",
-        "Risk (share of these that are wrong)",
+        f"Coverage (share of graded {scores.about.unit.many} that are kept)",
+        f"Risk (share of these that are {scores.label.negative})",
         height=SCORE_FIGURE_HEIGHT,
     )
     highest = [0.05]
@@ -415,10 +434,11 @@ def _defined(fig: go.Figure, scores: SelectionScores, metric: str) -> list[Predi
     found = [s for s in scores.by_predictor.values() if getattr(s, metric).value is not None]
     notes = [
         graded_words(scores),
-        f"95 % intervals from {scores.resamples} resamples of whole questions",
+        f"95 % intervals from {scores.resamples} resamples of "
+        + (f"whole {scores.about.group.many}" if scores.about.group else scores.about.unit.many),
     ]
     notes += [
-        f"{TITLES[s.predictor]}: {score_words(getattr(s, metric))}"
+        f"{s.predictor.title}: {score_words(getattr(s, metric))}"
         for s in scores.by_predictor.values()
         if getattr(s, metric).value is None
     ]
@@ -431,13 +451,13 @@ def _label(found: PredictorScore, scores: SelectionScores, metric: str) -> str:
     """A legend entry: predictor, score, and how many runs where they are not all."""
     name = {"auroc": "AUROC", "aurc": "AURC"}[metric]
     score = getattr(found, metric)
-    fewer = f" ({score.n:,} runs)" if score.n < scores.runs else ""
-    return f"{TITLES[found.predictor]}: {name} {score_words(score)}{fewer}"
+    fewer = f" ({scores.about.unit.count(score.n)})" if score.n < scores.units else ""
+    return f"{found.predictor.title}: {name} {score_words(score)}{fewer}"
 
 
 def _nothing(fig: go.Figure, scores: SelectionScores, metric: str) -> Drawn:
     """Words in place of the curves: why no predictor has one."""
-    if not scores.runs and not scores.left_out:
+    if not scores.units and not scores.left_out:
         return Drawn(say_instead(fig, NOTHING_LEFT), NOTHING_LEFT)
     reasons = dict.fromkeys(getattr(s, metric).undefined for s in scores.by_predictor.values())
     message = f"Undefined, because {'; '.join(reasons)}."

@@ -1,4 +1,4 @@
-"""Which runs are looked at: the signals that can be filtered, and what each filter leaves."""
+"""Which rows are looked at: what can be filtered and coloured, and what each filter leaves."""
 
 from __future__ import annotations
 
@@ -9,23 +9,10 @@ from typing import Literal
 
 import numpy as np
 
+from helpers.analysis_table.about import About, Label
 from helpers.analysis_table.file import AnalysisTable
-from helpers.studies.reasoning.records import PREDICTORS, SCORED_SPLITS
 
-# --- predictors and signals ----------------------------------------------------------------------
-
-
-TITLES = {
-    "correctness": "correctness probe",
-    "semantic_entropy": "semantic-entropy probe",
-    "thinking_entropy": "thinking-entropy baseline",
-    "combined": "combination of the three",
-}
-"""The predictors as a reader meets them."""
-EVENTS = {name: "correct" for name in PREDICTORS} | {"semantic_entropy": "high semantic entropy"}
-"""Whose probability each predictor gives."""
-UNGRADED = "not graded"
-"""The status of a run whose question has no reference answer."""
+# --- labels, predictors and signals --------------------------------------------------------------
 
 Kind = Literal["class", "probability", "margin", "number"]
 
@@ -41,80 +28,90 @@ class Signal:
     kind: Kind
 
 
-_PROBABILITIES = [
-    Signal(f"probability_{name}", f"{TITLES[name]}: probability of {EVENTS[name]}", "probability")
-    for name in PREDICTORS
-]
-_MARGINS = [
-    Signal(f"margin_{name}", f"{TITLES[name]}: log-odds of {EVENTS[name]} (nats)", "margin")
-    for name in PREDICTORS
-]
-SIGNALS: dict[str, Signal] = {
-    signal.column: signal
-    for signal in (
-        Signal("status", "correct or not", "class"),
-        Signal("dataset", "dataset", "class"),
-        Signal("split", "split", "class"),
-        *_PROBABILITIES,
-        *_MARGINS,
-        Signal("semantic_entropy", "semantic entropy of the question (nats)", "number"),
-        Signal("thinking_entropy", "mean token entropy of the thinking (nats)", "number"),
-        Signal("agreement", "share of the question's other runs that agree", "probability"),
-        Signal("thinking_tokens", "length of the thinking (tokens)", "number"),
-    )
-}
-"""By column, in the order in which they are offered."""
+def signals(about: About) -> dict[str, Signal]:
+    """What points can be coloured by: by column, in the order in which they are offered."""
+    found = [Signal(f"label_{label.name}", label.title, "class") for label in about.labels]
+    found += [Signal("dataset", "dataset", "class"), Signal("split", "split", "class")]
+    for p in about.predictors:
+        title = f"{p.title}: probability of {about.event(p)}"
+        found.append(Signal(f"probability_{p.name}", title, "probability"))
+    for p in about.predictors:
+        title = f"{p.title}: log-odds of {about.event(p)} (nats)"
+        found.append(Signal(f"margin_{p.name}", title, "margin"))
+    for number in about.numbers:
+        kind: Kind = "probability" if number.unit == "0 to 1" else "number"
+        found.append(Signal(f"number_{number.name}", number.titled, kind))
+    return {signal.column: signal for signal in found}
 
 
-def certainty(table: AnalysisTable, predictor: str) -> np.ndarray:
-    """How sure a predictor is that each run is correct, `[n]`, nats; NaN where it cannot say.
+def scorable_labels(about: About) -> tuple[Label, ...]:
+    """The labels of two classes, which can be scored; where there is none, all labels."""
+    return tuple(label for label in about.labels if label.positive) or about.labels
 
-    High semantic entropy speaks against being correct, so that its probe counts the other way.
+
+def certainty(table: AnalysisTable, predictor: str, label: str) -> np.ndarray:
+    """How sure a predictor is that each label is positive, `[n]`, nats; NaN where it cannot say.
+
+    A predictor of something that speaks against the label counts the other way.
     """
-    margin = table[f"margin_{predictor}"]
-    return -margin if predictor == "semantic_entropy" else margin
+    direction = table.about.predictor(predictor).directions.get(label, np.nan)
+    return table[f"margin_{predictor}"] * np.float32(direction)
 
 
 def known_predictors(table: AnalysisTable) -> tuple[str, ...]:
-    """The predictors that say something of at least one run."""
-    return tuple(p for p in PREDICTORS if np.isfinite(table[f"margin_{p}"]).any())
+    """The predictors that say something of at least one row."""
+    names = (predictor.name for predictor in table.about.predictors)
+    return tuple(name for name in names if np.isfinite(table[f"margin_{name}"]).any())
+
+
+def class_columns(about: About) -> tuple[str, ...]:
+    """The columns of classes by which rows are filtered; also their keys in an address."""
+    return ("dataset", "split", *(f"label_{label.name}" for label in about.labels))
+
+
+def unknown_word(about: About, column: str) -> str | None:
+    """What rows without a class of this column are called; None: every row has one."""
+    if not column.startswith("label_"):
+        return None
+    return about.label(column.removeprefix("label_")).unknown
 
 
 def class_names(table: AnalysisTable, column: str) -> tuple[str, ...]:
-    """The classes of a coded column that some run has, in the column's order.
+    """The classes of a coded column that some row has, in the column's order.
 
-    The status of ungraded runs, which has no name in the file, comes last as `UNGRADED`.
+    Rows without a label, which has no name in the file, come last under the label's word for that.
     """
     codes = np.unique(table[column]).tolist()
     names = [table.names[column][code] for code in codes if code >= 0]
-    return (*names, UNGRADED) if column == "status" and -1 in codes else tuple(names)
+    unknown = unknown_word(table.about, column)
+    return (*names, unknown) if unknown is not None and -1 in codes else tuple(names)
 
 
 def of_class(table: AnalysisTable, column: str, name: str) -> np.ndarray:
-    """Mask `[n]` of the runs of a class."""
-    code = -1 if name == UNGRADED else table.names[column].index(name)
-    return table[column] == code
+    """Mask `[n]` of the rows of a class."""
+    unknown = name == unknown_word(table.about, column)
+    return table[column] == (-1 if unknown else table.names[column].index(name))
 
 
+RANGE_PREFIX = "p_"
+"""Before a predictor's name: the filter by its probability, and its key in an address."""
 POINTS = (500, 1000, 2000, 5000, 10_000, 20_000)
 """How many points a figure may have at most."""
 USUAL_POINTS = 2000
 SUBSET_SEED = 0
-NOTHING_LEFT = "No run is left under these filters. Widen one of them to see points again."
+NOTHING_LEFT = "Nothing is left under these filters. Widen one of them to see points again."
 
 
 @dataclass(frozen=True)
 class Filters:
-    """What runs must be like; every part must hold."""
+    """What rows must be like; every part must hold."""
 
-    datasets: tuple[str, ...]
-    splits: tuple[str, ...]
-    statuses: tuple[str, ...]
-    """correct, wrong, unanswered, not graded."""
+    classes: Mapping[str, tuple[str, ...]]
+    """By column of classes: dataset, split, and every label's."""
     representative: bool = False
-    """Only one run a question: the first with its most common final answer."""
+    """Only one row a group, the one that the file marks."""
     length: tuple[int, int] | None = None
-    """Tokens of thinking, both ends included; None: any."""
+    """Of the file's length, both ends included; None: any."""
     probabilities: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """By predictor, both ends included; predictors that are not named may say anything."""
     points: int = USUAL_POINTS
@@ -125,77 +122,75 @@ class Filters:
 class FilterCount:
     """What a filter and those before it leave."""
 
-    runs: int
-    questions: int
+    units: int
+    groups: int
 
 
 @dataclass(frozen=True, eq=False)
-class FilteredRuns:
-    """The runs that all filters leave."""
+class FilteredRows:
+    """The rows that all filters leave."""
 
     rows: np.ndarray
-    """Their rows in the table, ascending."""
-    questions: int
+    """Ascending."""
+    groups: int
     steps: dict[str, FilterCount]
-    """After each filter, in order: dataset, split, status, representative, length, predictors."""
+    """After each filter, in order: columns of classes, representative, length, predictors."""
     filters: Filters
 
 
 def usual_filters(table: AnalysisTable) -> Filters:
-    """The filters at first: the runs that no choice has seen, test and out of distribution."""
-    splits = class_names(table, "split")
-    return Filters(
-        datasets=class_names(table, "dataset"),
-        splits=tuple(s for s in splits if s in SCORED_SPLITS) or splits,
-        statuses=class_names(table, "status"),
-    )
+    """The filters at first: the rows that no choice has seen."""
+    classes = {column: class_names(table, column) for column in class_columns(table.about)}
+    scored = {split.name for split in table.about.splits if split.scored}
+    classes["split"] = tuple(s for s in classes["split"] if s in scored) or classes["split"]
+    return Filters(classes)
 
 
 def length_range(table: AnalysisTable) -> tuple[int, int]:
-    """The shortest and the longest thinking, in tokens; (0, 0) for a table without rows."""
-    tokens = table["thinking_tokens"]
-    return (int(tokens.min()), int(tokens.max())) if len(tokens) else (0, 0)
+    """The least and the greatest length; (0, 0) for a table without rows or without a length."""
+    if not table.about.length or not len(table):
+        return (0, 0)
+    lengths = table[f"number_{table.about.length}"]
+    return (int(lengths.min()), int(lengths.max()))
 
 
-def apply_filters(table: AnalysisTable, filters: Filters) -> FilteredRuns:
-    """The runs that the filters leave, with the count after each of them."""
+def apply_filters(table: AnalysisTable, filters: Filters) -> FilteredRows:
+    """The rows that the filters leave, with the count after each of them."""
     mask = np.ones(len(table), dtype=bool)
     steps: dict[str, FilterCount] = {}
     for name, passed in _masks(table, filters):
         mask &= passed
-        steps[name] = FilterCount(int(mask.sum()), _questions(table, mask))
-    return FilteredRuns(np.flatnonzero(mask), _questions(table, mask), steps, filters)
+        steps[name] = FilterCount(int(mask.sum()), _groups(table, mask))
+    return FilteredRows(np.flatnonzero(mask), _groups(table, mask), steps, filters)
 
 
 def _masks(table: AnalysisTable, filters: Filters) -> Iterator[tuple[str, np.ndarray]]:
-    everything = np.ones(len(table), dtype=bool)
-    chosen = {
-        "dataset": filters.datasets,
-        "split": filters.splits,
-        "status": filters.statuses,
-    }
-    for column, names in chosen.items():
+    about, everything = table.about, np.ones(len(table), dtype=bool)
+    for column, names in filters.classes.items():
         passed = [of_class(table, column, name) for name in names]
         yield column, np.logical_or.reduce([~everything, *passed])
-    yield "representative", table["representative"] if filters.representative else everything
-    shortest, longest = filters.length or (0, np.inf)
-    tokens = table["thinking_tokens"]
-    yield "length", (tokens >= shortest) & (tokens <= longest)
-    for name in PREDICTORS:
+    if about.representative:
+        yield "representative", table["representative"] if filters.representative else everything
+    if about.length:
+        lengths = table[f"number_{about.length}"]
+        shortest, longest = filters.length or length_range(table)
+        yield "length", (lengths >= shortest) & (lengths <= longest)
+    for predictor in about.predictors:
+        name = predictor.name
         if name not in filters.probabilities:
-            yield name, everything
+            yield RANGE_PREFIX + name, everything
             continue
         low, high = filters.probabilities[name]
         given = table[f"probability_{name}"]
         # Stored with 24 bits, so that 0.3 is not quite the 0.3 of the control; NaN never passes.
-        yield name, (given >= low - 1e-6) & (given <= high + 1e-6)
+        yield RANGE_PREFIX + name, (given >= low - 1e-6) & (given <= high + 1e-6)
 
 
-def _questions(table: AnalysisTable, rows: np.ndarray) -> int:
-    return len(np.unique(table["question_id"][rows]))
+def _groups(table: AnalysisTable, rows: np.ndarray) -> int:
+    return len(np.unique(table["group_id"][rows]))
 
 
-def drawn_rows(kept: FilteredRuns, total: int, chosen: tuple[int, ...] = ()) -> np.ndarray:
+def drawn_rows(kept: FilteredRows, total: int, chosen: tuple[int, ...] = ()) -> np.ndarray:
     """At most as many of the kept rows as the filters say, and the chosen ones among them.
 
     A row's rank is drawn once for the table of `total` rows: points neither change when the page
@@ -215,54 +210,55 @@ def _ranks(total: int) -> np.ndarray:
     return ranks
 
 
-def chosen_rows(kept: FilteredRuns, chosen: tuple[int, ...]) -> np.ndarray:
+def chosen_rows(kept: FilteredRows, chosen: tuple[int, ...]) -> np.ndarray:
     """The chosen rows that the filters leave, ascending."""
     return np.intersect1d(kept.rows, np.asarray(chosen, dtype=np.int64))
 
 
-def cautions(table: AnalysisTable, kept: FilteredRuns) -> list[str]:
-    """What a reader must know of scores under these filters, in sentences."""
-    found, filters = [], kept.filters
-    seen = [s for s in class_names(table, "split") if s not in SCORED_SPLITS]
-    if looked := [s for s in seen if s in filters.splits and _any(table, kept, "split", s)]:
+def cautions(table: AnalysisTable, kept: FilteredRows, label: str) -> list[str]:
+    """What a reader must know of scores for a label under these filters, in sentences."""
+    about, found, filters = table.about, [], kept.filters
+    seen = [split.name for split in about.splits if not split.scored]
+    if looked := [
+        s for s in seen if s in filters.classes["split"] and _any(table, kept, "split", s)
+    ]:
         found.append(
-            f"The filter includes {' and '.join(looked)} runs. The probes were fitted or chosen on "
-            "these, so that the scores below are optimistic."
+            f"The filter includes {' and '.join(looked)} {about.unit.many}. The probes were fitted "
+            "or chosen on these, so that the scores below are optimistic."
         )
     if filters.probabilities:
-        names = " and ".join(f"the {TITLES[n]}" for n in PREDICTORS if n in filters.probabilities)
+        titles = [p.title for p in about.predictors if p.name in filters.probabilities]
+        names = " and ".join(f"the {title}" for title in titles)
         found.append(
-            f"The filter selects runs by the probability that {names} gives. The scores below are "
-            "conditional on that range: they do not say how good a probe is on all runs."
+            f"The filter selects {about.unit.many} by the probability that {names} gives. The "
+            "scores below are conditional on that range: they do not say how good a probe is on "
+            f"all {about.unit.many}."
         )
-    graded = {"correct", "wrong"} & set(class_names(table, "status"))
-    if not graded <= set(filters.statuses):
+    scored, column = about.label(label), f"label_{label}"
+    graded = {scored.positive, scored.negative} & set(class_names(table, column))
+    if not graded <= set(filters.classes[column]):
         found.append(
-            "The filter selects runs by whether they are correct, which is what the scores below "
-            "are about: with one class only they are undefined."
+            f"The filter selects {about.unit.many} by “{scored.title}”, which is what the scores "
+            "below are about: with one class only they are undefined."
         )
-    if filters.representative:
+    if filters.representative and about.group:
         found.append(
-            "One run a question is kept, with the answer that its runs give most often: correct "
-            "runs are more frequent among these than among all runs."
+            f"One {about.unit.one} a {about.group.one} is kept, {about.representative}: such are "
+            f"not like all {about.unit.many}, and the scores are of these only."
         )
     kinds = {
-        table.about.datasets.get(name, "in")
+        about.datasets.get(name, "in")
         for name in class_names(table, "dataset")
         if _any(table, kept, "dataset", name)
     }
     if len(kinds) > 1:
+        many = about.unit.many.capitalize()
         found.append(
-            "Runs in and out of distribution are pooled: telling the two apart is a part of the "
+            f"{many} in and out of distribution are pooled: telling the two apart is a part of the "
             "scores below. Choose one split for a score within it."
         )
     return found
 
 
-def _any(table: AnalysisTable, kept: FilteredRuns, column: str, name: str) -> bool:
+def _any(table: AnalysisTable, kept: FilteredRows, column: str, name: str) -> bool:
     return bool(of_class(table, column, name)[kept.rows].any())
-
-
-def range_words(predictor: str) -> str:
-    """What a range of probabilities is about."""
-    return f"{TITLES[predictor]}: probability of {EVENTS[predictor]}"

@@ -5,38 +5,39 @@ Text that came from a file or an address is escaped here or where the view was m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from helpers.analysis_table.file import COLUMNS, AnalysisTable, RunDetails, read_details
+from helpers.analysis_table.about import PROBE_PARTS, About, Label, Text, Tokens
+from helpers.analysis_table.file import AnalysisTable, UnitDetails, read_details
 from helpers.dashboard import address as addresses
 from helpers.dashboard import data
-from helpers.dashboard.address import CLASSES, MOST_CHOSEN, Asked, Params, View, first_run
+from helpers.dashboard.address import MOST_CHOSEN, Asked, Params, View, first_run
 from helpers.dashboard.data import Listed, OpenRun
 from helpers.dashboard.figures import Drawn, rows_of_points
 from helpers.dashboard.filters import (
     NOTHING_LEFT,
     POINTS,
-    SIGNALS,
-    TITLES,
-    UNGRADED,
-    FilteredRuns,
+    RANGE_PREFIX,
+    FilteredRows,
     Filters,
     apply_filters,
     cautions,
     chosen_rows,
+    class_columns,
     class_names,
     known_predictors,
     length_range,
-    range_words,
+    scorable_labels,
+    signals,
     usual_filters,
 )
-from helpers.dashboard.scores import counted_questions, counted_runs, score_words, selection_scores
+from helpers.dashboard.scores import score_words, selection_scores
 from helpers.errors import UserError
 from helpers.evaluation.scores import Score
-from helpers.studies.reasoning.records import PREDICTORS
 from helpers.views.html import (
     LINE,
     MUTED,
@@ -55,42 +56,45 @@ from helpers.views.showing import in_notebook
 
 
 WORDS = {
-    "run": "one time that the model was asked a question: its thinking and its answer.",
-    "semantic entropy": "how much a question's runs differ in what they mean, in nats: 0 when all "
-    "answers mean the same, ln 10 = 2.30 when ten answers mean ten different things. It is a "
-    "number of the question, the same for all its runs.",
-    "threshold": "above it a semantic entropy is called high; the best split of the training "
-    "questions.",
-    "probe": "a linear model that reads one hidden state of the run, at the end of its thinking, "
-    "and knows nothing else of it.",
-    "thinking-entropy baseline": "sees one number instead: the mean entropy of the thinking's "
-    "tokens. A probe that is not better has found nothing new.",
-    "combination of the three": "a small model over what the three others say.",
-    "probability": "what a probe gives, calibrated: of 100 runs with 0.8, about 80 should be "
-    "correct.",
+    "probability": "what a probe gives, calibrated: of 100 with 0.8, about 80 should be so.",
     "margin": "the same as log-odds, in nats: 0 is a probability of ½, 2.2 one of 0.9.",
     "distance": "how far the hidden state lies from the probe's boundary, in standard deviations.",
-    "train, validation, test, ood": "probes are fitted on train and chosen on validation; test and "
-    "ood (other questions than those trained on, out of distribution) are seen by no choice.",
-    "representative run": "the first run with the answer that the question's runs give most often.",
-    "AUROC": "how often a correct run gets a higher score than a wrong one: 0.5 is guessing, 1 is "
-    "perfect.",
-    "95 % interval": "from resampling whole questions, because runs of one question are alike.",
-    "risk–coverage": "keep the most certain runs first: coverage is the share kept, risk the share "
-    "of these that are wrong. The area under the curve (AURC) is the mean risk; lower is better.",
+    "AUROC": "how often a positive one gets a higher score than a negative one: 0.5 is guessing, "
+    "1 is perfect.",
+    "95 % interval": "from resampling; what belongs together, and is alike, is resampled whole.",
+    "risk–coverage": "keep the most certain first: coverage is the share kept, risk the share "
+    "of these that are negative. The area under the curve (AURC) is the mean risk; lower is "
+    "better.",
     "map (UMAP)": "hidden states laid out on a plane so that near ones stay near. Distances "
     "between groups and the axes mean nothing.",
 }
+"""What this page itself calls its numbers; the study's words are in its file."""
 
 
-def glossary() -> Any:
+def introduction(run: OpenRun) -> Any:
+    """What the study asks, as it says itself."""
+    import marimo as mo
+
+    about = run.table.about
+    return mo.Html(
+        f'<h1 style="overflow-wrap:anywhere">{safe(about.title)}</h1>'
+        + paragraph(about.introduction)
+        + paragraph(
+            f"This page shows stored {about.unit.many}, one point each, and what the probes said. "
+            "Point, box or lasso in one figure: the same points light up in the others, and their "
+            "texts stand below."
+        )
+    )
+
+
+def glossary(run: OpenRun) -> Any:
     """The words of the page, folded."""
     import marimo as mo
 
     lines = "".join(
         f'<dt style="font-weight:600">{safe(word)}</dt>'
         f'<dd style="margin:0 0 0.5rem">{safe(meaning)}</dd>'
-        for word, meaning in WORDS.items()
+        for word, meaning in {**run.table.about.words, **WORDS}.items()
     )
     return mo.Html(folded("Words on this page", f'<dl style="margin:0.6rem 0 0">{lines}</dl>'))
 
@@ -101,20 +105,18 @@ def provenance(run: OpenRun) -> Any:
 
     from helpers.formatting import when
 
-    table, about = run.table, run.table.about
+    about = run.table.about
     manifest = data.read_json(run.listed.folder / "manifest.json")
     config = manifest.get("config")
-    runs = f"{counted_runs(len(table))} of {counted_questions(run.listed.questions)}"
     sources = [f"{name} ({_distribution(kind)})" for name, kind in about.datasets.items()]
-    reading = {"final-answer": "final answers", "answer": "whole answers"}
     rows = {
         "run": run.listed.name,
         "model": about.model,
         "questions": ", ".join(sources),
-        "runs": runs,
-        "hidden state": f"at {about.position}" + _layers(about.layers),
-        "semantic entropy": f"of {reading.get(about.entropy_of, about.entropy_of)}; "
-        + ("no threshold" if about.threshold is None else f"high above {about.threshold:.2f} nats"),
+        about.unit.many: run.listed.size,
+        "hidden state": _places(about),
+        **about.facts,
+        **{label.event_word: _threshold(about, label) for label in about.labels if label.number},
         "temperature": config.get("temperature") if isinstance(config, dict) else None,
         "written": when(run.listed.written),
     }
@@ -126,8 +128,9 @@ def provenance(run: OpenRun) -> Any:
     )
     notes = "".join(small_print(note) for note in about.notes.values())
     missing = "".join(
-        small_print(f"{TITLES.get(name, name)}: undefined, because {reason}")
-        for name, reason in about.undefined.items()
+        small_print(f"{predictor.title}: undefined, because {predictor.undefined}")
+        for predictor in about.predictors
+        if predictor.undefined
     )
     columns = "repeat(auto-fill,minmax(min(15rem,100%),1fr))"
     grid = f"display:grid;grid-template-columns:{columns};gap:0.6rem 1.5rem"
@@ -138,52 +141,50 @@ def _distribution(kind: str) -> str:
     return "out of distribution" if kind == "ood" else "in distribution"
 
 
-def _layers(layers: Mapping[str, int]) -> str:
-    """The layers that the probes read, in words."""
-    parts = [f"{TITLES[name]} at layer {layers[name]}" for name in PREDICTORS if name in layers]
-    return f"; {', '.join(parts)}" if parts else ""
+def _places(about: About) -> str | None:
+    """Where each probe reads its hidden state, in words; None where none does."""
+    parts = [f"{p.title} at {p.place}, layer {p.layer}" for p in about.predictors if p.place]
+    return "; ".join(parts) or None
 
 
-STORED_METRICS = {
-    "auroc": "AUROC for correct",
-    "within_question": "among the runs of one question",
-}
-"""Metric of `metrics.json` to the title of its table."""
+def _threshold(about: About, label: Label) -> str:
+    if label.threshold is None:
+        return "no threshold"
+    number = about.number(label.number)
+    return f"{number.title} above {label.threshold:.2f} {number.unit}"
 
 
-def stored_scores(run: OpenRun) -> Any:
-    """The run's own scores for *correct*, of all its runs; None where it has not stored them."""
+def stored_scores(run: OpenRun, label: str) -> Any:
+    """The run's own scores for a label, of all its rows; None where it has not stored them."""
     import marimo as mo
 
-    tables = "".join(
-        _score_table(title, data.stored_scores(run.listed.folder, metric))
-        for metric, title in STORED_METRICS.items()
-    )
-    if not tables:
-        return None
-    return mo.Html(
-        tables
-        + small_print(
-            "As the run has stored them, of all its runs, whatever the filters are. A probe that "
-            "knows how hard a question is, and nothing of the run, has 0.5 in the second table."
+    about = run.table.about
+    scored, unit = about.label(label), about.unit.many
+    metrics = {"auroc": f"AUROC for {scored.event_word}"}
+    said = f"As the run has stored them, of all its {unit}, whatever the filters are."
+    if about.group:
+        metrics["within_question"] = f"among the {unit} of one {about.group.one}"
+        said += (
+            f" A probe that knows all of a {about.group.one}, and nothing of the "
+            f"{about.unit.one}, has 0.5 in the second table."
         )
+    tables = "".join(
+        _score_table(about, title, data.stored_scores(run.listed.folder, about, scored, metric))
+        for metric, title in metrics.items()
     )
+    return mo.Html(tables + small_print(said)) if tables else None
 
 
-def _score_table(title: str, scores: Mapping[str, Mapping[str, Score]]) -> str:
+def _score_table(about: About, title: str, scores: Mapping[str, Mapping[str, Score]]) -> str:
     """Scores by split and predictor, as HTML; "" where there are none."""
     if not scores:
         return ""
-    heads = (title, *map(_split, scores))
+    titles = {split.name: split.title for split in about.splits}
     rows = [
-        (TITLES[name], *(_stored(scores[split].get(name)) for split in scores))
-        for name in PREDICTORS
+        (predictor.title, *(_stored(scores[split].get(predictor.name)) for split in scores))
+        for predictor in about.predictors
     ]
-    return html_table(heads, rows)
-
-
-def _split(name: str) -> str:
-    return "out of distribution" if name == "ood" else name
+    return html_table((title, *(titles[split] for split in scores)), rows)
 
 
 def _stored(score: Score | None) -> str:
@@ -194,22 +195,23 @@ def print_summary(run: OpenRun) -> None:
     """As a script: the newest run in a few lines; nothing where someone looks at cells."""
     if in_notebook():
         return
-    table = run.table
+    table, unit = run.table, run.table.about.unit
     kept = apply_filters(table, usual_filters(table))
-    scores = selection_scores(run, kept.rows)
-    correct = table["correct"][kept.rows]
-    correct = correct[np.isfinite(correct)]
+    label = scorable_labels(table.about)[0]
+    scores = selection_scores(run, kept.rows, label.name)
+    truth = table.truth(label.name, kept.rows)
+    truth = truth[np.isfinite(truth)]
+    share = f"{100 * truth.mean():.0f} % of the graded ones {label.positive}" if len(truth) else ""
     print(f"Run {run.listed.name}: {table.about.model} on {', '.join(run.listed.datasets)}")
-    print(f"  {counted_runs(len(table))} of {counted_questions(run.listed.questions)}")
-    print(f"  {' and '.join(kept.filters.splits)}: {counted_runs(len(kept.rows))}, ", end="")
-    print(
-        f"{100 * correct.mean():.0f} % of the graded ones correct" if len(correct) else "ungraded"
-    )
-    for name, found in scores.by_predictor.items():
-        print(f"  AUROC for correct, {TITLES[name]:27} {score_words(found.auroc)}")
+    print(f"  {run.listed.size}")
+    splits = " and ".join(kept.filters.classes["split"])
+    print(f"  {splits}: {unit.count(len(kept.rows))}, {share or 'ungraded'}")
+    for found in scores.by_predictor.values():
+        title = found.predictor.title
+        print(f"  AUROC for {label.event_word}, {title:27} {score_words(found.auroc)}")
 
 
-# --- the selected runs ---------------------------------------------------------------------------
+# --- the selected rows ---------------------------------------------------------------------------
 
 
 ANCHOR = "details"
@@ -218,37 +220,37 @@ LONGEST_TEXT = 30_000
 MOST_TOKENS = 6000
 """Coloured tokens on one page, over all runs: an output of marimo has a largest size."""
 NONE_CHOSEN = (
-    "No run is selected. Click a point in one of the figures above, or draw a box or a lasso "
+    "Nothing is selected. Click a point in one of the figures above, or draw a box or a lasso "
     "around some."
 )
-_ABOUT = {column.name: column.about for column in COLUMNS}
 
 
-def details_view(run: OpenRun, kept: FilteredRuns, chosen: tuple[int, ...]) -> str:
-    """HTML of the selected runs that the filters leave, at most `MOST_CHOSEN` of them.
+def details_view(run: OpenRun, kept: FilteredRows, chosen: tuple[int, ...]) -> str:
+    """HTML of the selected rows that the filters leave, at most `MOST_CHOSEN` of them.
 
     Of more, the first in the table's order are shown, and that is said. Raises `UserError` where
     the file cannot be read any more.
     """
     rows = chosen_rows(kept, chosen).tolist()
-    said = _counts(len(chosen), len(rows)) if len(kept.rows) else NOTHING_LEFT
+    about = run.table.about
+    said = _counts(about, len(chosen), len(rows)) if len(kept.rows) else NOTHING_LEFT
     if not rows:
         return paragraph(said)
     shown = rows[:MOST_CHOSEN]
     left = MOST_TOKENS
     cards = []
     for found in read_details(run.path, shown):
-        tokens, used = _tokens(found, left)
+        tokens, used = _tokens(about, found, left)
         left -= used
         cards.append(_card(run.table, found, tokens))
     return paragraph(said) + _legend(cards) + "".join(cards)
 
 
-def _counts(chosen: int, left: int) -> str:
-    """How many runs are selected, hidden and shown."""
+def _counts(about: About, chosen: int, left: int) -> str:
+    """How many rows are selected, hidden and shown."""
     if not chosen:
         return NONE_CHOSEN
-    words = f"{counted_runs(chosen)} selected"
+    words = f"{about.unit.count(chosen)} selected"
     if left < chosen:
         words += f", {chosen - left:,} of them hidden by the filters"
     if left > MOST_CHOSEN:
@@ -256,23 +258,19 @@ def _counts(chosen: int, left: int) -> str:
     return words + "."
 
 
-def _card(table: AnalysisTable, found: RunDetails, tokens: str) -> str:
-    """One run: what was asked, thought and answered, and what every probe said of it."""
-    row = found.row
-    (question_id,), (status,) = table.words("question_id", [row]), table.words("status", [row])
+def _card(table: AnalysisTable, found: UnitDetails, tokens: str) -> str:
+    """One row: its texts and labels, and what every predictor said of it."""
+    row, about = found.row, table.about
+    (group_id,) = table.words("group_id", [row])
     (dataset,), (split,) = table.words("dataset", [row]), table.words("split", [row])
-    final = "states no answer" if found.final_answer is None else _cut(found.final_answer, 200)
-    title = f"{question_id} · run {int(table['run_id'][row])}"
-    rows = [
-        ("question", _text(found.question)),
-        ("thinking", _folded_text(found.thinking, int(table["thinking_tokens"][row]))),
-        ("answer", _text(found.answer)),
-        ("final answer", f'<span style="{WRAP}">{safe(final)}</span>'),
-        ("reference", _text(found.reference) if found.reference else "none is known"),
-        ("correct?", f"<strong>{safe(status or UNGRADED)}</strong>"),
-    ]
+    number = f" · {about.unit.one} {int(table['unit_id'][row])}" if about.group else ""
+    title = f"{group_id}{number}"
+    rows = [(t.title, _shown_text(t, found.texts[t.name])) for t in about.texts if t.kind == "text"]
+    for label in about.labels:
+        (said,) = table.words(f"label_{label.name}", [row])
+        rows.append((label.title, f"<strong>{safe(said or label.unknown)}</strong>"))
     body = "".join(
-        f'<div style="{MUTED}">{name}</div><div style="min-width:0">{value}</div>'
+        f'<div style="{MUTED}">{safe(name)}</div><div style="min-width:0">{value}</div>'
         for name, value in rows
     )
     grid = "display:grid;grid-template-columns:6.5rem minmax(0,1fr);gap:0.3rem 0.8rem"
@@ -281,8 +279,18 @@ def _card(table: AnalysisTable, found: RunDetails, tokens: str) -> str:
         f'<div style="font-weight:600;overflow-wrap:anywhere">{safe(title)}'
         f'<span style="{MUTED};font-weight:400"> · {safe(dataset)}, {safe(split)}</span></div>'
         f'<div style="{grid};margin-top:0.4rem">{body}</div>'
-        f"{_signals(table, row)}{_scores(table, row)}{tokens}</section>"
+        f"{_numbers(table, row)}{_said_of(table, row)}{tokens}</section>"
     )
+
+
+def _shown_text(text: Text, found: str | None) -> str:
+    """One text of a row, folded where it may be long."""
+    if text.missing and not (found or "").strip():
+        return safe(text.missing)
+    if not text.folded:
+        return _text(found or "")
+    shown = (found or "").strip()
+    return folded(f"{counted(len(shown), 'character')} of {text.title}", _text(shown))
 
 
 def _text(text: str) -> str:
@@ -290,46 +298,31 @@ def _text(text: str) -> str:
     return f'<div style="{WRAP}">{safe(_cut(text, LONGEST_TEXT)) or "(empty)"}</div>'
 
 
-def _folded_text(text: str, tokens: int) -> str:
-    if not text.strip():
-        return "none, or it was never closed"
-    return folded(f"{counted(tokens, 'token')} of thinking", _text(text.strip()))
-
-
 def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[:length]}… ({len(text):,} characters in all)"
 
 
-def _signals(table: AnalysisTable, row: int) -> str:
-    """The numbers of the run that no probe gives."""
-    threshold, high = table.about.threshold, table["high_semantic_entropy"][row]
-    entropy = _number(table["semantic_entropy"][row], "nats")
-    if threshold is not None and np.isfinite(high):
-        entropy += f" ({'high: above' if high else 'not high: at most'} {threshold:.2f})"
-    parts = [
-        f"semantic entropy of the question {entropy}",
-        f"mean token entropy of the thinking {_number(table['thinking_entropy'][row], 'nats')}",
-        f"agreement of the question's other runs {_number(table['agreement'][row])}",
-    ]
+def _numbers(table: AnalysisTable, row: int) -> str:
+    """What was measured of a row without a probe."""
+    parts = []
+    for number in table.about.numbers:
+        value = table[f"number_{number.name}"][row]
+        unit = "" if number.unit == "0 to 1" else number.unit
+        said = f"{int(value):,} {unit}".rstrip() if number.whole else _number(value, unit)
+        parts.append(f"{number.title} {said}")
     return small_print("; ".join(parts))
 
 
-def _scores(table: AnalysisTable, row: int) -> str:
-    """What each probe says of the run, and what its number means."""
+def _said_of(table: AnalysisTable, row: int) -> str:
+    """What each predictor says of a row, and what its number means."""
     heads = ("probe", "probability", "margin (nats)", "distance (sd)", "what the probability is")
     rows = []
-    for name in PREDICTORS:
-        meaning = _ABOUT[f"probability_{name}"]
-        if name in table.about.undefined:
-            meaning = f"undefined, because {table.about.undefined[name]}"
-        cells = (
-            TITLES[name],
-            _number(table[f"probability_{name}"][row]),
-            _number(table[f"margin_{name}"][row]),
-            _number(table[f"projection_{name}"][row]),
-            meaning,
-        )
-        rows.append(cells)
+    for predictor in table.about.predictors:
+        meaning = f"calibrated probability of {table.about.event(predictor)}"
+        if predictor.undefined:
+            meaning = f"undefined, because {predictor.undefined}"
+        values = (_number(table[f"{part}_{predictor.name}"][row]) for part in PROBE_PARTS)
+        rows.append((predictor.title, *values, meaning))
     return html_table(heads, rows)
 
 
@@ -348,34 +341,38 @@ def _legend(cards: Sequence[str]) -> str:
     return token_legend(lambda ids: [], "")
 
 
-def _tokens(found: RunDetails, left: int) -> tuple[str, int]:
-    """The run's tokens on a tint of their entropy, and how many of them are shown."""
+def _tokens(about: About, found: UnitDetails, left: int) -> tuple[str, int]:
+    """The row's tokens on a tint of their entropy, and how many of them are shown."""
     from helpers.views.html import MOST_TOKENS as MOST_IN_A_PART
     from helpers.views.html import tokens
 
-    texts, entropies = found.token_texts, found.token_entropies
-    if not texts or len(entropies) != len(texts):
-        return small_print("The entropies of this run's tokens are not known."), 0
-    if not np.isfinite(entropies).all():
-        return small_print("Some entropies of this run's tokens are not numbers."), 0
-    start, end = found.thinking_span or (0, 0)
-    spans = {"Thinking": (start, end), "Answer": (end, len(texts))}
-    spans = {name: span for name, span in spans.items() if span[0] < span[1]}
-    shown = sum(min(last - first, MOST_IN_A_PART) for first, last in spans.values())
+    unit = about.unit.one
+    titles = {text.name: text.title for text in about.texts if text.kind == "tokens"}
+    parts = {titles[name]: part for name, part in found.tokens.items() if part.texts}
+    if not titles:
+        return "", 0
+    if not parts or any(len(part.entropies) != len(part.texts) for part in parts.values()):
+        return small_print(f"The entropies of this {unit}'s tokens are not known."), 0
+    if not all(np.isfinite(part.entropies).all() for part in parts.values()):
+        return small_print(f"Some entropies of this {unit}'s tokens are not numbers."), 0
+    shown = sum(min(len(part.texts), MOST_IN_A_PART) for part in parts.values())
     if shown > left:
         return small_print("Its tokens are left out: the page would be too long."), 0
-    parts = []
-    for name, (first, last) in spans.items():
-        said = entropies[first:last].tolist()
-        parts.append(
-            tokens(name, range(first, last), said, lambda places: [texts[at] for at in places])
-        )
-    return folded("Entropy of each token", "".join(parts)), shown
+    views = []
+    for title, part in parts.items():
+        said = part.entropies.tolist()
+        views.append(tokens(title, range(len(part.texts)), said, _texts_at(part)))
+    return folded("Entropy of each token", "".join(views)), shown
+
+
+def _texts_at(part: Tokens) -> Callable[[Sequence[int]], list[str]]:
+    """The texts of some places of a tokenised text."""
+    return lambda places: [part.texts[place] for place in places]
 
 
 NO_RUN = (
-    "There is no run to show yet: none of the run folders has an analysis.parquet. A run of the "
-    "study of reasoning models writes one; see the README."
+    "There is no run to show yet: none of the run folders has an analysis.parquet. The README says "
+    "which runs write one."
 )
 CONFIG = {
     "displayModeBar": True,
@@ -456,8 +453,11 @@ def linked(drawn: Drawn, select: Callable[[tuple[int, ...]], None]) -> Any:
     return mo.ui.plotly(drawn.figure, config=CONFIG, on_change=on_change)
 
 
-def with_words(drawn: Drawn, element: Any = None, selected: int = 0) -> Any:
-    """A figure with its text alternative below, and a way to the details of what is selected."""
+def with_words(drawn: Drawn, element: Any = None, selected: str = "") -> Any:
+    """A figure with its text alternative below, and a way to the details of what is selected.
+
+    `selected` says how many that are, in words; "" for none.
+    """
     import marimo as mo
 
     words = safe(drawn.words)
@@ -465,10 +465,15 @@ def with_words(drawn: Drawn, element: Any = None, selected: int = 0) -> Any:
         # marimo makes a component of its own of such a link, and it takes no style.
         words += (
             f' <span style="text-decoration:underline"><a href="#{ANCHOR}">'
-            f"{safe(counted_runs(selected))} selected</a></span>: see below."
+            f"{safe(selected)} selected</a></span>: see below."
         )
     below = f'<p style="{SMALL};margin:0.2rem 0 0">{words}</p>'
     return mo.vstack([drawn.figure if element is None else element, mo.Html(below)], gap=0.2)
+
+
+def selected_words(run: OpenRun, chosen: tuple[int, ...]) -> str:
+    """How many rows are selected, in words; "" for none."""
+    return run.table.about.unit.count(len(chosen)) if chosen else ""
 
 
 def clear_button(select: Callable[[tuple[int, ...]], None]) -> Any:
@@ -478,7 +483,7 @@ def clear_button(select: Callable[[tuple[int, ...]], None]) -> Any:
     return mo.ui.button(label="Clear the selection", on_change=lambda _: select(()))
 
 
-def chosen_details(run: OpenRun, kept: FilteredRuns, chosen: tuple[int, ...]) -> Any:
+def chosen_details(run: OpenRun, kept: FilteredRows, chosen: tuple[int, ...]) -> Any:
     """The details of the selected runs, where the figures' links lead."""
     import marimo as mo
 
@@ -506,11 +511,11 @@ def view_link(run: OpenRun, view: View, clear: Any) -> Any:
     return mo.hstack([mo.Html(line), clear] if view.chosen else [mo.Html(line)], wrap=True)
 
 
-def caution_box(run: OpenRun, kept: FilteredRuns) -> Any:
+def caution_box(run: OpenRun, kept: FilteredRows, label: str) -> Any:
     """What a reader must know of scores under these filters; None where there is nothing."""
     import marimo as mo
 
-    found = cautions(run.table, kept) if len(kept.rows) else []
+    found = cautions(run.table, kept, label) if len(kept.rows) else []
     if not found:
         return None
     lines = "".join(f"<li>{safe(sentence)}</li>" for sentence in found)
@@ -521,17 +526,6 @@ def caution_box(run: OpenRun, kept: FilteredRuns) -> Any:
 
 
 # --- controls ------------------------------------------------------------------------------------
-
-
-TITLES_OF_FILTERS = {
-    "dataset": "Dataset",
-    "split": "Split",
-    "status": "Correct or not",
-    "representative": "Runs of a question",
-    "length": "Length of the thinking (tokens)",
-    "points": "Points in a figure, at most",
-}
-ONLY_ONE = "only the representative one"
 
 
 def run_choice(listed: Sequence[Listed], params: Params) -> Any:
@@ -551,38 +545,42 @@ def run_choice(listed: Sequence[Listed], params: Params) -> Any:
 
 def _label(run: Listed) -> str:
     """A run in one line; names are unique in a folder, and so are labels."""
-    return (
-        f"{run.name} · {run.model} · {', '.join(run.datasets)} · {counted_runs(run.runs)} of "
-        f"{counted_questions(run.questions)}"
-    )
+    return f"{run.name} · {run.model} · {', '.join(run.datasets)} · {run.size}"
 
 
 def filter_elements(table: AnalysisTable, view: View) -> Any:
     """An element for each filter, set as the view has it; their values by name."""
     import marimo as mo
 
+    about = table.about
     elements: dict[str, Any] = {}
-    for column, field in CLASSES.items():
+    for column in class_columns(about):
         elements[column] = mo.ui.multiselect(
             class_names(table, column),
-            value=getattr(view.filters, field),
-            label=TITLES_OF_FILTERS[column],
+            value=view.filters.classes[column],
+            label=_as_label(_class_title(about, column)),
             full_width=True,
         )
-    elements["representative"] = mo.ui.checkbox(view.filters.representative, label=ONLY_ONE)
-    low, high = length_range(table)
-    elements["length"] = mo.ui.range_slider(
-        low,
-        max(high, low + 1),
-        1,
-        view.filters.length or (low, max(high, low + 1)),
-        debounce=True,
-        show_value=True,
-        full_width=True,
-        label=TITLES_OF_FILTERS["length"],
-    )
+    if about.representative and about.group:
+        elements["representative"] = mo.ui.checkbox(
+            view.filters.representative,
+            label=_as_label(f"one a {about.group.one}: {about.representative}"),
+        )
+    if about.length:
+        low, high = length_range(table)
+        elements["length"] = mo.ui.range_slider(
+            low,
+            max(high, low + 1),
+            1,
+            view.filters.length or (low, max(high, low + 1)),
+            debounce=True,
+            show_value=True,
+            full_width=True,
+            label=_as_label(about.number(about.length).titled),
+        )
     for name in known_predictors(table):
-        elements[name] = mo.ui.range_slider(
+        predictor = about.predictor(name)
+        elements[RANGE_PREFIX + name] = mo.ui.range_slider(
             0.0,
             1.0,
             0.01,
@@ -590,33 +588,44 @@ def filter_elements(table: AnalysisTable, view: View) -> Any:
             debounce=True,
             show_value=True,
             full_width=True,
-            label=range_words(name),
+            label=_as_label(f"{predictor.title}: probability of {about.event(predictor)}"),
         )
     elements["points"] = mo.ui.dropdown(
         {f"{points:,}": points for points in POINTS},
         value=f"{view.filters.points:,}",
         allow_select_none=False,
-        label=TITLES_OF_FILTERS["points"],
+        label="Points in a figure, at most",
         full_width=True,
     )
     return mo.ui.dictionary(elements)
 
 
+def _as_label(text: str) -> str:
+    """A file's text as an element's label, which marimo takes for Markdown."""
+    return re.sub(r"[^a-zA-Z0-9 ]", lambda found: f"&#{ord(found[0])};", text[:120])
+
+
+def _class_title(about: About, column: str) -> str:
+    if not column.startswith("label_"):
+        return column.capitalize()
+    return about.label(column.removeprefix("label_")).title
+
+
 def chosen_filters(elements: Any, table: AnalysisTable) -> Filters:
     """The filters that the elements ask for."""
     values: Mapping[str, Any] = elements.value
-    low, high = (int(end) for end in values["length"])
     least, most = length_range(table)
-    probabilities = {name: _ends(values[name]) for name in known_predictors(table)}
+    low, high = (int(end) for end in values.get("length", (least, most)))
+    ranges = {name: _ends(values[RANGE_PREFIX + name]) for name in known_predictors(table)}
     return Filters(
         # In the table's order, whatever the order in which they were clicked.
-        **{
-            field: tuple(n for n in class_names(table, column) if n in values[column])
-            for column, field in CLASSES.items()
+        classes={
+            column: tuple(n for n in class_names(table, column) if n in values[column])
+            for column in class_columns(table.about)
         },
-        representative=values["representative"],
+        representative=values.get("representative", False),
         length=None if low <= least and high >= most else (low, high),
-        probabilities={n: ends for n, ends in probabilities.items() if ends != (0.0, 1.0)},
+        probabilities={n: ends for n, ends in ranges.items() if ends != (0.0, 1.0)},
         points=values["points"],
     )
 
@@ -626,17 +635,18 @@ def _ends(value: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
-def filter_panel(elements: Any, kept: FilteredRuns, table: AnalysisTable) -> Any:
+def filter_panel(elements: Any, kept: FilteredRows, table: AnalysisTable) -> Any:
     """The filters, each with what it and those before it leave."""
     import marimo as mo
 
-    main = [n for n in ("dataset", "split", "status", "representative", "length") if n in elements]
-    ranges = [name for name in TITLES if name in elements]
+    about = table.about
+    names = [name for name in kept.steps if name in elements]
+    ranges = [name for name in names if name.startswith(RANGE_PREFIX)]
     grid = "display:grid;grid-template-columns:repeat(auto-fill,minmax(min(17rem,100%),1fr));"
     grid += "gap:1.1rem 2rem;align-items:start"
-    cells = [_filter_cell(elements, name, kept) for name in main]
-    cells.append(_cell("", elements["points"].text, "scores are always of all runs that are left"))
-    more = "".join(_filter_cell(elements, name, kept) for name in ranges)
+    cells = [_filter_cell(about, elements, n, kept) for n in names if n not in ranges]
+    cells.append(_cell(elements["points"].text, "scores are always of all that are left"))
+    more = "".join(_filter_cell(about, elements, name, kept) for name in ranges)
     opened = " open" if kept.filters.probabilities else ""
     folded_ranges = (
         f'<details style="margin-top:1.1rem"{opened}><summary style="cursor:pointer">Ranges of the '
@@ -645,50 +655,60 @@ def filter_panel(elements: Any, kept: FilteredRuns, table: AnalysisTable) -> Any
     )
     return mo.Html(
         f'<div style="{grid}">{"".join(cells)}</div>{folded_ranges if ranges else ""}'
-        f'<p role="status" style="margin:1.1rem 0 0;font-weight:600">{_total(kept, table)}</p>'
+        '<p role="status" style="margin:1.1rem 0 0;font-weight:600">'
+        f"{safe(_total(kept, table))}</p>"
     )
 
 
-def _filter_cell(elements: Any, name: str, kept: FilteredRuns) -> str:
+def _filter_cell(about: About, elements: Any, name: str, kept: FilteredRows) -> str:
     left = kept.steps[name]
-    count = f"leaves {counted_runs(left.runs)} of {counted_questions(left.questions)}"
-    title = TITLES_OF_FILTERS[name] if name == "representative" else ""
-    return _cell(title, elements[name].text, count)
+    return _cell(elements[name].text, f"leaves {about.size(left.units, left.groups)}")
 
 
-def _cell(title: str, element: str, below: str) -> str:
-    head = f"<div>{safe(title)}</div>" if title else ""
+def _cell(element: str, below: str) -> str:
     return (
-        f'<div style="min-width:0">{head}{element}'
+        f'<div style="min-width:0">{element}'
         f'<div style="{MUTED};font-size:0.8rem;margin-top:0.2rem">{safe(below)}</div></div>'
     )
 
 
-def _total(kept: FilteredRuns, table: AnalysisTable) -> str:
-    every = counted_runs(len(table))
+def _total(kept: FilteredRows, table: AnalysisTable) -> str:
+    about = table.about
+    every = about.unit.count(len(table))
     if not len(kept.rows):
-        return f"No run is left of {every}."
-    graded = int(np.isfinite(table["correct"][kept.rows]).sum())
+        return f"Nothing is left of {every}."
+    label = scorable_labels(about)[0].name
+    graded = int(np.isfinite(table.truth(label, kept.rows)).sum())
+    verb = "is" if len(kept.rows) == 1 else "are"
     return (
-        f"{counted_runs(len(kept.rows))} of {counted_questions(kept.questions)} are left of "
-        f"{every}; {graded:,} of them are graded."
+        f"{about.size(len(kept.rows), kept.groups)} {verb} left of {every}; {graded:,} of them "
+        "are graded."
     )
 
 
-def probe_choice(view: View) -> Any:
+def label_choice(about: About, view: View) -> Any:
+    """A dropdown of the labels that can be scored."""
+    return _dropdown({x.name: x.title for x in scorable_labels(about)}, view.label, "Tell apart")
+
+
+def probe_choice(about: About, view: View) -> Any:
     """A dropdown of the predictors whose margin the first figure can show."""
-    return _dropdown({TITLES[name]: name for name in TITLES}, view.probe, "Margin of")
+    return _dropdown({p.name: p.title for p in about.predictors}, view.probe, "Margin of")
 
 
-def colour_choice(view: View) -> Any:
+def colour_choice(about: About, view: View) -> Any:
     """A dropdown of the signals that the map can be coloured by."""
-    return _dropdown({s.title: s.column for s in SIGNALS.values()}, view.colour, "Colour by")
+    titles = {signal.column: signal.title for signal in signals(about).values()}
+    return _dropdown(titles, view.colour, "Colour by")
 
 
-def _dropdown(options: Mapping[str, str], value: str, label: str) -> Any:
+def _dropdown(titles: Mapping[str, str], value: str, label: str) -> Any:
+    """A choice among names, shown by their titles; of equal titles, each with its name."""
     import marimo as mo
 
-    words = next(words for words, option in options.items() if option == value)
+    several = list(titles.values())
+    words = {n: t if several.count(t) == 1 else f"{t} ({n})" for n, t in titles.items()}
+    options = {word: name for name, word in words.items()}
     return mo.ui.dropdown(
-        dict(options), value=words, allow_select_none=False, label=label, full_width=False
+        options, value=words[value], allow_select_none=False, label=label, full_width=False
     )

@@ -162,13 +162,17 @@ def request_fields(
 
 
 def _prompt_text(form: RequestFormat, model: ModelTokens, request: Request) -> str:
-    """The prompt for a server that tokenizes it: without what that server adds itself."""
-    begin = model.tokenizer.bos_token
-    if form.extras or not begin or not request.prompt.startswith(begin):
-        return request.prompt
-    bare = request.prompt.removeprefix(begin)
-    read = tuple(model.tokenizer(bare)["input_ids"])
-    return bare if read == request.prompt_ids else request.prompt
+    """The prompt for a server that tokenizes it: what that server adds itself is left out.
+
+    Told so (`EXTRAS`), it adds nothing, and the begin token has to stand in the text.
+    """
+    begin = model.tokenizer.bos_token or ""
+    text = request.prompt or str(model.tokenizer.decode(list(request.prompt_ids)))
+    for same in (text, text.removeprefix(begin), begin + text):
+        read = model.tokenizer(same, add_special_tokens=not form.extras)["input_ids"]
+        if tuple(read) == request.prompt_ids:
+            return same
+    return text
 
 
 # --- responses ------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Next-token log-probabilities of prompts that begin alike, their common beginning computed once.
+"""Log-probabilities of given options after prompts that begin alike, the beginning computed once.
 
 Prompts are compared as token ids, each encoded whole: encoding beginning and rest apart could
 split the text at the seam into other tokens than the model would meet.
@@ -41,6 +41,27 @@ def common_length(sequences: Sequence[tuple[int, ...]]) -> int:
     first, last = min(sequences), max(sequences)  # what these two share, all between them do
     pairs = enumerate(zip(first, last, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(first), len(last)))
+
+
+def option_log_probs(
+    lm: LanguageModel,
+    prompts: Sequence[tuple[int, ...]],
+    options: Sequence[tuple[int, ...]],
+    counts: PromptCounts,
+) -> np.ndarray:
+    """Log-probability of each option's tokens, one after the other, after each prompt.
+
+    `[n, options]`, in nats. A prompt and its option have to fit into the context together. Raises
+    as `next_log_probs`, which all that options begin with are asked of together.
+    """
+    begun = list(dict.fromkeys(o[:i] for o in options for i in range(len(o))))
+    tokens = list(dict.fromkeys(token for option in options for token in option))
+    asked = [(*prompt, *beginning) for prompt in prompts for beginning in begun]
+    found = next_log_probs(lm, asked, tokens, counts).reshape(len(prompts), len(begun), len(tokens))
+    steps = [
+        [found[:, begun.index(o[:i]), tokens.index(o[i])] for i in range(len(o))] for o in options
+    ]
+    return np.stack([np.sum(each, axis=0) for each in steps], axis=1)
 
 
 def next_log_probs(

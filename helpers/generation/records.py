@@ -12,6 +12,18 @@ GREEDY = -1
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """What a model is to continue: rendered and tokenised once, and then handed on."""
+
+    id: str
+    """The question's id, or another name that no other prompt of the run has."""
+    text: str
+    """Special tokens of a chat template and all; "" where only the token ids are known."""
+    token_ids: tuple[int, ...]
+    """As the model reads it, with the begin token where its tokenizer puts one."""
+
+
+@dataclass(frozen=True)
 class Sample:
     """One generated answer, whichever backend generated it."""
 
@@ -38,6 +50,11 @@ class Sample:
     served_model: str = ""
     """The model's name in an endpoint's responses; "" for a model in this process."""
 
+    @property
+    def name(self) -> str:
+        """The name of its row in files: "question_id#sample_id"."""
+        return f"{self.question_id}#{self.sample_id}"
+
 
 @dataclass(frozen=True)
 class Request:
@@ -49,7 +66,7 @@ class Request:
     sample_ids: tuple[int, ...]
     """0 … K − 1; -1 asks for the most likely answer."""
     prompt: str = ""
-    """The same as text, special tokens and all, for an endpoint that takes no token ids."""
+    """The same as text, for an endpoint that takes no token ids; "" where it is not known."""
 
 
 @dataclass(frozen=True)

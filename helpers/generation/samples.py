@@ -1,25 +1,51 @@
-"""The answers of a run, from whichever backend it names: prompts, sampling, resuming.
+"""The answers of a run: prompts, made once, and K answers to each from the backend that it names.
 
-Every stage takes the results of earlier ones and a `Store`, and computes what is not stored yet.
-Models are loaded only when something is missing, so a repeated run needs none.
+    prompts = make_prompts(config, {"q1": "How many?"})
+    sampled = sample_answers(config, prompts, store, progress, sample_ids=range(config.k))
+
+Only what is not stored is generated, and every batch is stored as soon as it is there. A model is
+loaded, or an endpoint asked, only when something is missing, so a repeated run needs neither.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from helpers.config import RunConfig
 from helpers.data.questions import Question, load_questions
 from helpers.errors import UserError
-from helpers.generation.records import GREEDY, Backend, Decoding, Request, Sample
-from helpers.generation.sampling import generate
-from helpers.models.loading import LanguageModel, identify, load_language_model, load_tokenizer
+from helpers.generation.records import (
+    GREEDY,
+    TOO_LONG,
+    Backend,
+    Decoding,
+    Prompt,
+    Request,
+    Sample,
+)
+from helpers.models.loading import LanguageModel, ModelIdentity, identify, load_tokenizer
+from helpers.models.tokens import ModelTokens
 from helpers.progress import Progress
 from helpers.store.cache import Store, content_key
 
-SAMPLING_VERSION = 1
+SAMPLING_VERSION = 2
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The answers to each prompt that fits into the model's context, in the prompts' order."""
+
+    prompts: tuple[Prompt, ...]
+    samples: tuple[tuple[Sample, ...], ...]
+    """`[n][sample_ids]`"""
+    too_long: tuple[str, ...]
+    """Ids of prompts left out because they fill the context."""
+    generated: int
+    """Answers generated now; the others were stored."""
+    backend: dict[str, Any]
+    """What generated them, or would have, for the manifest."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +57,18 @@ class SampledAnswers:
     samples: tuple[tuple[Sample, ...], ...]
     """`[n][K]`"""
     greedy: tuple[Sample, ...]
-    """The most likely answer to each question, `[n]`."""
+    """The most likely answer to each question, `[n]`; empty where the config wants none."""
     too_long: tuple[str, ...]
     """Ids of questions left out because their prompt fills the context."""
     generated: int
     """Answers generated now; the others were stored."""
+    prompts: tuple[Prompt, ...] = ()
+    """`[n]`; empty in a run that is read back."""
+    backend: dict[str, Any] = field(default_factory=dict)
+    """What generated them, or would have, for the manifest."""
+
+
+# --- prompts -------------------------------------------------------------------------------------
 
 
 def choose_questions(config: RunConfig) -> list[Question]:
@@ -75,33 +108,50 @@ def prompt_texts(config: RunConfig, questions: Sequence[str]) -> list[str]:
     ]
 
 
-def encode_prompts(config: RunConfig, lm: LanguageModel, prompts: Sequence[str]) -> list[tuple]:
+def encode_prompts(
+    config: RunConfig, lm: LanguageModel | ModelTokens, prompts: Sequence[str]
+) -> list[tuple[int, ...]]:
     """Token ids of each prompt; a chat template has put its special tokens in already."""
-    encoded = lm.tokenizer(list(prompts), add_special_tokens=not config.chat)["input_ids"]
+    return _encode(config, lm.tokenizer, prompts)
+
+
+def _encode(config: RunConfig, tokenizer: Any, prompts: Sequence[str]) -> list[tuple[int, ...]]:
+    encoded = tokenizer(list(prompts), add_special_tokens=not config.chat)["input_ids"]
     return [tuple(ids) for ids in encoded]
 
 
-def sample_answers(
+def make_prompts(config: RunConfig, questions: Mapping[str, str]) -> tuple[Prompt, ...]:
+    """The prompt of each question, by its id, as text and as the tokens that the model reads."""
+    texts = prompt_texts(config, list(questions.values()))
+    encoded = _encode(config, load_tokenizer(identify(config.model)), texts) if texts else []
+    rows = zip(questions, texts, encoded, strict=True)
+    return tuple(Prompt(name, text, ids) for name, text, ids in rows)
+
+
+# --- sampling ------------------------------------------------------------------------------------
+
+
+def answer_questions(
     config: RunConfig, questions: Sequence[Question], store: Store, progress: Progress
 ) -> SampledAnswers:
-    """K samples and the most likely answer of each question; only what is missing is generated."""
-    prompts = prompt_texts(config, [q.question for q in questions])
-    ids = range(GREEDY, config.k)
-    keys = _sample_keys(config, questions, prompts)
-    known = store.get_many(keys.values())
-    generated = sum(key not in known for key in keys.values())
-    if generated:
-        known |= _generate_missing(config, questions, prompts, keys, known, store, progress)
-    kept, samples, greedy, too_long = [], [], [], []
-    for i, question in enumerate(questions):
-        if "too_long" in known[keys[i, GREEDY]]:
-            too_long.append(question.id)
-            continue
-        row = [read_sample(question.id, s, known[keys[i, s]]) for s in ids]
-        kept.append(question)
-        greedy.append(row[0])
-        samples.append(tuple(row[1:]))
-    return SampledAnswers(tuple(kept), tuple(samples), tuple(greedy), tuple(too_long), generated)
+    """The config's K answers to each question, and the most likely one where it wants that."""
+    prompts = make_prompts(config, {q.id: q.question for q in questions})
+    ids = _wanted(config)
+    found = sample_answers(config, prompts, store, progress, sample_ids=ids)
+    known, first = {q.id: q for q in questions}, ids.index(0)
+    return SampledAnswers(
+        questions=tuple(known[prompt.id] for prompt in found.prompts),
+        samples=tuple(row[first:] for row in found.samples),
+        greedy=tuple(row[0] for row in found.samples) if first else (),
+        too_long=found.too_long,
+        generated=found.generated,
+        prompts=found.prompts,
+        backend=found.backend,
+    )
+
+
+def _wanted(config: RunConfig) -> range:
+    return range(GREEDY if config.with_greedy else 0, config.k)
 
 
 def missing_samples(config: RunConfig, questions: Sequence[Question], store: Store) -> int:
@@ -109,87 +159,109 @@ def missing_samples(config: RunConfig, questions: Sequence[Question], store: Sto
 
     The model is identified, and fetched where it is not here; a chat template loads its tokenizer.
     """
-    prompts = prompt_texts(config, [q.question for q in questions])
-    keys = _sample_keys(config, questions, prompts)
-    wanted = [key for (_, s), key in keys.items() if s != GREEDY or config.with_greedy]
-    return len(wanted) - len(store.get_many(wanted))
+    identity = identify(config.model)
+    texts = prompt_texts(config, [q.question for q in questions])
+    prompts = [Prompt(q.id, text, ()) for q, text in zip(questions, texts, strict=True)]
+    keys = [sample_key(config, identity, prompt, s) for prompt in prompts for s in _wanted(config)]
+    return len(keys) - len(store.get_many(keys))
 
 
-def _sample_keys(
-    config: RunConfig, questions: Sequence[Question], prompts: Sequence[str]
-) -> dict[tuple[int, int], str]:
-    """Where each answer is stored, by the question's row and the sample's number."""
-    return {
-        (i, s): sample_key(config, question, prompt, s)
-        for i, (question, prompt) in enumerate(zip(questions, prompts, strict=True))
-        for s in range(GREEDY, config.k)
+def sample_answers(
+    config: RunConfig,
+    prompts: Sequence[Prompt],
+    store: Store,
+    progress: Progress,
+    *,
+    sample_ids: Iterable[int],
+) -> Sampled:
+    """The answers with these numbers to each prompt, -1 for the most likely one.
+
+    A prompt may be any beginning of a text, also one known by its token ids alone. Raises
+    `UserError` when the answers come from several models at an endpoint.
+    """
+    wanted, identity = tuple(sample_ids), identify(config.model)
+    keys = {
+        (prompt.id, s): sample_key(config, identity, prompt, s)
+        for prompt in prompts
+        for s in wanted
     }
+    stored = store.get_many(keys.values())
+    found = {at: read_sample(*at, stored.pop(key)) for at, key in keys.items() if key in stored}
+    missing = len(keys) - len(found)
+    backend = open_backend(config)
+    if missing:
+        _generate_missing(backend, config, prompts, keys, found, store, progress)
+    _check_one_model(config, found.values())
+    rows = [tuple(found[prompt.id, s] for s in wanted) for prompt in prompts]
+    fits = [all(sample.finish_reason != TOO_LONG for sample in row) for row in rows]
+    return Sampled(
+        prompts=tuple(prompt for prompt, fitting in zip(prompts, fits, strict=True) if fitting),
+        samples=tuple(row for row, fitting in zip(rows, fits, strict=True) if fitting),
+        too_long=tuple(p.id for p, fitting in zip(prompts, fits, strict=True) if not fitting),
+        generated=missing,
+        backend={**backend.describe(), "promise": backend.promise},
+    )
 
 
 def _generate_missing(
+    backend: Backend,
     config: RunConfig,
-    questions: Sequence[Question],
-    prompts: Sequence[str],
-    keys: dict[tuple[int, int], str],
-    known: dict[str, dict],
+    prompts: Sequence[Prompt],
+    keys: Mapping[tuple[str, int], str],
+    found: dict[tuple[str, int], Sample],
     store: Store,
     progress: Progress,
-) -> dict[str, dict]:
-    lm = load_language_model(config.model, device=config.device, dtype=config.dtype)
-    index = {question.id: i for i, question in enumerate(questions)}
-    requests: list[Request] = []
-    fresh: dict[str, dict] = {}
-    for i, prompt_ids in enumerate(encode_prompts(config, lm, prompts)):
-        missing = [s for s in range(GREEDY, config.k) if keys[i, s] not in known]
-        if missing and len(prompt_ids) >= lm.context:
-            fresh |= {keys[i, s]: {"too_long": len(prompt_ids)} for s in missing}
-        elif missing:
-            requests.append(Request(questions[i].id, prompt_ids, tuple(missing)))
-    store.put_many(fresh)
+) -> None:
+    """Generate and store what is not `found`, which grows by it."""
+    lacking: dict[str, list[int]] = {}
+    for prompt_id, sample_id in keys:
+        if (prompt_id, sample_id) not in found:
+            lacking.setdefault(prompt_id, []).append(sample_id)
+    requests = [
+        Request(prompt.id, prompt.token_ids, tuple(lacking[prompt.id]), prompt.text)
+        for prompt in prompts
+        if prompt.id in lacking
+    ]
     decoding = Decoding(
         config.temperature, config.top_p, config.max_new_tokens, config.seed, config.stop
     )
-    wanted = {r.question_id: len(r.sample_ids) for r in requests}
-    with progress("Sampling answers", len(requests), "questions") as stage:
-        for batch in generate(lm, requests, decoding, batch_size=config.batch_size):
-            found = {keys[index[s.question_id], s.sample_id]: stored_fields(s) for s in batch}
-            store.put_many(found)
-            fresh |= found
-            for sample in batch:
-                wanted[sample.question_id] -= 1
-            complete = {s.question_id for s in batch if wanted[s.question_id] == 0}
-            tokens = sum(len(s.token_ids) for s in batch)
-            stage.advance(len(complete), tokens, {"generated": len(fresh)})
-    return fresh
+    total, before = len(keys) - len(found), len(found)
+    with progress("Sampling answers", total, "answers") as stage:
+        for batch in backend.generate(requests, decoding):
+            fresh = {(sample.question_id, sample.sample_id): sample for sample in batch}
+            store.put_many({keys[at]: _stored_fields(sample) for at, sample in fresh.items()})
+            found |= fresh
+            tokens = sum(len(sample.token_ids) for sample in batch)
+            stage.advance(len(batch), tokens, {"generated": len(found) - before})
 
 
-def sample_key(
-    config: RunConfig, question: Question, prompt: str, sample_id: int, **apart: str
-) -> str:
-    """Where an answer is stored; `apart` keeps those of another origin in places of their own."""
-    identity = identify(config.model)
+def sample_key(config: RunConfig, identity: ModelIdentity, prompt: Prompt, sample_id: int) -> str:
+    """Where an answer is stored; the answers of each backend have places of their own."""
     drawn = {} if sample_id == GREEDY else {
         "temperature": config.temperature, "top_p": config.top_p, "seed": config.seed,
     }  # fmt: skip
+    origin: dict[str, str] = {} if config.backend == "hf" else {"backend": config.backend}
+    if config.backend == "openai":
+        origin["served"] = config.served_model or config.model
     return content_key(
         stage="sample",
         version=SAMPLING_VERSION,
         model=identity.model_hash,
         tokenizer=identity.tokenizer_hash,
         dtype=config.dtype,
-        prompt=prompt,
+        # The text where there is one: so what is missing can be counted without a tokenizer.
+        prompt=prompt.text or prompt.token_ids,
         chat=config.chat,
         max_new_tokens=config.max_new_tokens,
         stop=config.stop,
-        question_id=question.id,
+        question_id=prompt.id,
         sample_id=sample_id,
         **drawn,
-        **apart,
+        **origin,
     )
 
 
-def stored_fields(sample: Sample) -> dict[str, Any]:
-    """What is stored of a sample under its key."""
+def _stored_fields(sample: Sample) -> dict[str, Any]:
     names = [f.name for f in fields(Sample) if f.name not in ("question_id", "sample_id")]
     return {name: getattr(sample, name) for name in names}
 
@@ -198,6 +270,16 @@ def read_sample(question_id: str, sample_id: int, stored: dict[str, Any]) -> Sam
     """A stored sample."""
     values: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
     return Sample(question_id=question_id, sample_id=sample_id, **values)
+
+
+def _check_one_model(config: RunConfig, samples: Iterable[Sample]) -> None:
+    served = sorted({sample.served_model for sample in samples} - {""})
+    if len(served) > 1:
+        raise UserError(
+            f"{config.run_folder} would hold answers of several models ({', '.join(served)}): the "
+            f"endpoint {config.endpoint} has changed what it serves; name the one that is meant "
+            "with --served-model, which begins a run of its own"
+        )
 
 
 def sample_counts(answers: SampledAnswers) -> dict[str, int]:

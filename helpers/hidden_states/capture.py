@@ -1,20 +1,20 @@
 """Hidden states at named positions, all layers, from one teacher-forced pass over exact token ids.
 
 Entry 0 of a capture is the input of the first decoder block, entry i + 1 the output of block i
-(before the final norm). The positions are defined in `helpers.hidden_states.capture`; where an
-answer is too short to have one, the nearest earlier token stands in, and the row is listed in
-`Capture.stand_ins`.
+(before the final norm). The positions are defined in `helpers.hidden_states.positions`; where one
+does not exist, an earlier token stands in, and the row is listed in `Capture.stand_ins`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from helpers.errors import UserError
+from helpers.hidden_states.positions import Place, find_place
 from helpers.models.forwards import (
     TRACING,
     Backend,
@@ -27,73 +27,6 @@ from helpers.models.forwards import (
 )
 from helpers.models.loading import LanguageModel, is_out_of_memory
 
-# --- named positions -----------------------------------------------------------------------------
-#
-#     tbg                 the last prompt token, before anything is generated
-#     answer_last         the last generated token that does not end the sequence
-#     answer_second_last  the one before it
-#     answer_mean         mean over all generated tokens that do not end the sequence
-#     think_end           the token that closes the thinking, the last one where there are several
-#
-# Where an answer is too short to have a position, the nearest earlier token stands in.
-
-
-@dataclass(frozen=True)
-class Places:
-    """For one sequence: each position's span of token indices, and whether it stands in."""
-
-    spans: tuple[tuple[int, int], ...]
-    stands_in: tuple[bool, ...]
-
-
-def find_places(lm: LanguageModel, sequence: TokenSequence, positions: Sequence[str]) -> Places:
-    """Where the positions of a sequence are, in prompt and answer together.
-
-    Raises `UserError` when `think_end` is asked of a tokenizer without thinking tags.
-    """
-    n_prompt = len(sequence.prompt_ids)
-    answer = list(sequence.answer_ids)
-    while answer and answer[-1] in lm.end_ids:
-        answer.pop()
-    last = n_prompt + len(answer) - 1
-    spans, stands_in = [], []
-    for position in positions:
-        if position == "tbg":
-            at, missing = n_prompt - 1, False
-        elif position == "answer_last":
-            at, missing = last, not answer
-        elif position == "answer_second_last":
-            at, missing = max(n_prompt - 1, last - 1), len(answer) < 2
-        elif position == "answer_mean":
-            spans.append((n_prompt, last + 1) if answer else (n_prompt - 1, n_prompt))
-            stands_in.append(not answer)
-            continue
-        elif position == "think_end":
-            token = think_end_id(lm.tokenizer)
-            if token is None:
-                raise UserError(
-                    f"position think_end: the tokenizer of {lm.identity.name!r} has no </think> "
-                    "token; use --positions tbg answer_last"
-                )
-            missing = token not in answer
-            at = last if missing else n_prompt + len(answer) - 1 - answer[::-1].index(token)
-        else:
-            raise ValueError(f"unknown position {position!r}")
-        spans.append((at, at + 1))
-        stands_in.append(missing)
-    return Places(tuple(spans), tuple(stands_in))
-
-
-def token_span(lm: LanguageModel, sequence: TokenSequence, position: str) -> range:
-    """The token indices, in prompt and answer together, that a position of a sequence covers."""
-    return range(*find_places(lm, sequence, (position,)).spans[0])
-
-
-def think_end_id(tokenizer: Any) -> int | None:
-    """The id of `</think>`, or None when the tokenizer has no such token."""
-    token = tokenizer.convert_tokens_to_ids("</think>")
-    return None if token is None or token == tokenizer.unk_token_id else int(token)
-
 
 @dataclass(frozen=True)
 class Capture:
@@ -105,6 +38,8 @@ class Capture:
     """The embedding, without positions, of the token at `tbg`: `[n, width]`, float32."""
     stand_ins: dict[str, np.ndarray]
     """By position: `[n]`, True where an earlier token stands in for one that does not exist."""
+    token_ids: dict[str, np.ndarray]
+    """By position: `[n]`, the token read, the last one where several are averaged."""
 
 
 def capture(
@@ -112,6 +47,7 @@ def capture(
     sequences: Sequence[TokenSequence],
     positions: Sequence[str],
     *,
+    whole: bool = True,
     deepest_layer: int | None = None,
     layers: Sequence[int] | None = None,
     batch_tokens: int = 16_384,
@@ -120,33 +56,68 @@ def capture(
 ) -> Capture:
     """Hidden states of `sequences` at `positions`, through nnsight or plain forward hooks.
 
-    Batches hold at most `batch_tokens` tokens with padding; a longer sequence runs alone. Only
-    the asked positions are kept, of all entries up to `deepest_layer` (default: the last), or of
-    those in `layers`, in ascending order; the forward stops after the deepest of them.
+    Batches hold at most `batch_tokens` tokens with padding; a longer sequence runs alone. Unless
+    they are read `whole`, each is read as far as the last of its positions, and equal ones once.
+    Only the asked positions are kept, of all entries up to `deepest_layer` (default: the last), or
+    of those in `layers`, in ascending order; the forward stops after the deepest of them.
     `progress(sequences, tokens)` follows each batch. Raises `UserError` when a state is not
     finite, when the memory does not hold one sequence alone, or when `think_end` is asked of a
     tokenizer without thinking tags.
     """
     depth = lm.n_layers if deepest_layer is None else deepest_layer
     kept = range(depth + 1) if layers is None else sorted(set(layers))
-    places = [find_places(lm, sequence, positions) for sequence in sequences]
-    states = np.empty((len(positions), len(sequences), len(kept), lm.width), dtype=np.float32)
+    places = [tuple(find_place(lm, s, position) for position in positions) for s in sequences]
+    each = Distinct(list(range(len(sequences))), np.arange(len(sequences)))
+    read = list(sequences)
+    if not whole:  # what follows a position changes nothing at it
+        read = [_up_to(s, max(p.end for p in at)) for s, at in zip(sequences, places, strict=True)]
+        each = distinct(list(zip(read, places, strict=True)))
+        read = [read[i] for i in each.first]
+    states = np.empty((len(positions), len(read), len(kept), lm.width), dtype=np.float32)
 
-    def read(rows: list[int]) -> None:
+    def read_batch(rows: list[int]) -> None:
         states[:, rows] = _capture_batch(
-            lm, [sequences[i] for i in rows], [places[i] for i in rows], kept, backend
+            lm, [read[i] for i in rows], [places[each.first[i]] for i in rows], kept, backend
         )
 
-    run_in_batches(lm, sequences, batch_tokens, read, progress)
+    run_in_batches(lm, read, batch_tokens, read_batch, progress)
+    if progress and len(read) < len(sequences):
+        progress(len(sequences) - len(read), 0)
     _check_finite(lm, states)
+    named = list(enumerate(positions))
+    ids = [(*s.prompt_ids, *s.answer_ids) for s in sequences]
+    last = [[i[place.end - 1] for place in at] for i, at in zip(ids, places, strict=True)]
     return Capture(
-        hidden={name: states[i] for i, name in enumerate(positions)},
+        hidden={name: states[i] if whole else states[i][each.of] for i, name in named},
         token_embedding=_token_embeddings(lm, [s.prompt_ids[-1] for s in sequences]),
-        stand_ins={
-            name: np.array([place.stands_in[i] for place in places], dtype=bool)
-            for i, name in enumerate(positions)
-        },
+        stand_ins={n: np.array([at[i].stands_in for at in places], bool) for i, n in named},
+        token_ids={n: np.array([row[i] for row in last], np.int64) for i, n in named},
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Distinct:
+    """Which of some things are different."""
+
+    first: list[int]
+    """Where each different one stands first, in ascending order."""
+    of: np.ndarray
+    """`[n]`: which entry of `first` each is equal to."""
+
+
+def distinct(things: Sequence[Hashable]) -> Distinct:
+    """The different ones among some things."""
+    first: dict[Hashable, int] = {}
+    for i, thing in enumerate(things):
+        first.setdefault(thing, i)
+    numbers = {thing: number for number, thing in enumerate(first)}
+    return Distinct(list(first.values()), np.array([numbers[thing] for thing in things]))
+
+
+def _up_to(sequence: TokenSequence, end: int) -> TokenSequence:
+    """The first tokens of a sequence, without spans of its own."""
+    n_answer = max(0, end - len(sequence.prompt_ids))
+    return TokenSequence(sequence.prompt_ids[:end], sequence.answer_ids[:n_answer])
 
 
 def _check_finite(lm: LanguageModel, states: np.ndarray) -> None:
@@ -160,16 +131,17 @@ def _check_finite(lm: LanguageModel, states: np.ndarray) -> None:
 def _capture_batch(
     lm: LanguageModel,
     sequences: list[TokenSequence],
-    places: list[Places],
+    places: list[tuple[Place, ...]],
     layers: Sequence[int],
     backend: Backend,
 ) -> np.ndarray:
     """States of one batch, `[positions, n, layers, width]`; `layers` are in ascending order."""
     import torch
 
-    spans = torch.tensor([place.spans for place in places], device=lm.device)  # [n, positions, 2]
+    spans = [[(place.start, place.end) for place in at] for at in places]
+    at = torch.tensor(spans, device=lm.device)  # [n, positions, 2]
     ids = pad_right(lm, sequences)
-    states = read_layers(lm, ids, layers, lambda states: _span_means(states, spans), backend)
+    states = read_layers(lm, ids, layers, lambda states: _span_means(states, at), backend)
     return states.permute(2, 1, 0, 3).cpu().numpy()
 
 

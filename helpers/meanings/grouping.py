@@ -11,9 +11,9 @@ import numpy as np
 from helpers.config import RunConfig
 from helpers.data.answers import answers_equal, final_answer
 from helpers.errors import UserError
-from helpers.generation.samples import SampledAnswers
 from helpers.meanings.clustering import cluster_many
 from helpers.meanings.judges import (
+    CosineJudge,
     Equivalence,
     JudgeCounts,
     NliJudge,
@@ -27,9 +27,13 @@ from helpers.store.cache import Store, content_key
 
 
 def choose_judge(
-    config: RunConfig, answers: SampledAnswers | None, store: Store
+    config: RunConfig, store: Store, validation: Sequence[Sequence[str]] | None
 ) -> tuple[Equivalence, dict, JudgeCounts]:
-    """The config's judge: its function, a description that identifies it, and its counters."""
+    """The config's judge: its function, a description that identifies it, and its counters.
+
+    `validation` are the answers to each validation question, by whose final answers the threshold
+    of a cosine judge is chosen where the config names none; None where there is no such split.
+    """
     if config.judge == "final-answer":
         return final_answer_equivalence, {"judge": "final answer"}, JudgeCounts()
     if config.judge == "cosine":
@@ -42,7 +46,7 @@ def choose_judge(
         )
         threshold = config.cosine_threshold
         if threshold is None:
-            threshold = _threshold_on_validation(judge, answers)
+            threshold = _threshold_on_validation(judge, validation)
         chosen = type(judge)(**{**judge.__dict__, "threshold": threshold})
         words = f"cosine of {config.embedding_model} >= {threshold:.3f}"
         return (
@@ -78,17 +82,17 @@ def nli_judge_of(config: RunConfig, store: Store, *, with_question: bool | None 
     )
 
 
-def _threshold_on_validation(judge: object, answers: SampledAnswers | None) -> float:
+def _threshold_on_validation(
+    judge: CosineJudge, validation: Sequence[Sequence[str]] | None
+) -> float:
     """Chosen so that pairs of validation answers agree best with their final answers."""
-    if answers is None:
+    if validation is None:
         raise UserError(
             "--judge cosine needs --cosine-threshold here: there is no validation split"
         )
     pairs, same = [], []
-    for question, row in zip(answers.questions, answers.samples, strict=True):
-        if question.split != "validation":
-            continue
-        finals = {s.text: final_answer(s.text) for s in row}
+    for texts in validation:
+        finals = {text: final_answer(text) for text in texts}
         known = sorted(text for text, final in finals.items() if final is not None)
         for i, a in enumerate(known):
             for b in known[i + 1 :]:
@@ -99,7 +103,7 @@ def _threshold_on_validation(judge: object, answers: SampledAnswers | None) -> f
             "the cosine threshold cannot be chosen: no two validation answers state a final "
             "answer; set --cosine-threshold (0.9 is a common value)"
         )
-    return best_cosine_threshold(judge.similarities(pairs), np.array(same))  # type: ignore[attr-defined]
+    return best_cosine_threshold(judge.similarities(pairs), np.array(same))
 
 
 def group_by_meaning(

@@ -12,14 +12,17 @@ import gc
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from helpers.errors import UserError
 from helpers.models.loading import LanguageModel, decoder_blocks, free_memory, is_out_of_memory
+
+Span = tuple[int, int]
+"""Tokens [start, end) of a sequence."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,9 @@ class TokenSequence:
 
     prompt_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
+    spans: Mapping[str, Span] = field(default_factory=dict, hash=False)
+    """Places of its own by name, in prompt and answer together; they win over positions of that
+    name (`helpers.hidden_states.positions`)."""
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.answer_ids)

@@ -137,6 +137,32 @@ def _bare(text: str) -> str:
     return "".join(unicodedata.normalize("NFC", text).split()).rstrip("\ufffd")
 
 
+@dataclass(frozen=True)
+class TokenisedText:
+    """A text, its tokens, and which characters each of them covers."""
+
+    text: str
+    ids: tuple[int, ...]
+    offsets: tuple[tuple[int, int], ...]
+    """Characters [start, end) of each token, `[len(ids)]`; none, (0, 0), for one that the
+    tokenizer adds, such as at the beginning. Tokens that share a character all cover it."""
+
+
+def tokenise(tokenizer: Any, text: str, *, special_tokens: bool = True) -> TokenisedText:
+    """Tokens with their offsets; `special_tokens`: with those that the tokenizer adds.
+
+    Raises `UserError` for a tokenizer that knows no offsets.
+    """
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"the tokenizer {type(tokenizer).__name__} gives no offsets of its tokens, so no word "
+            "is found in them; use a model whose folder has a tokenizer.json"
+        )
+    found = tokenizer(text, add_special_tokens=special_tokens, return_offsets_mapping=True)
+    offsets = tuple((int(start), int(end)) for start, end in found["offset_mapping"])
+    return TokenisedText(text, tuple(found["input_ids"]), offsets)
+
+
 # --- the text of each token ----------------------------------------------------------------------
 
 

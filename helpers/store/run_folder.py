@@ -99,17 +99,17 @@ class RunEntry:
     k: int = 0
     temperature: float = 0.0
     stages_done: tuple[str, ...] = ()
+    stages: tuple[str, ...] = ()
+    """All that the run has when it is finished."""
     study: str = ""
-    """As `helpers.studies.study` names it; "" is the main one."""
+    """As the manifest names it."""
     damaged: str = ""
     """Why it cannot be opened, with the remedy; "" where it can."""
 
     @property
     def finished(self) -> bool:
         """Whether every stage is done."""
-        from helpers.studies.study import stages_of
-
-        return not self.damaged and set(stages_of({"study": self.study})) <= set(self.stages_done)
+        return bool(self.stages) and set(self.stages) <= set(self.stages_done)
 
     @property
     def ready(self) -> bool:
@@ -117,13 +117,13 @@ class RunEntry:
         return not self.damaged and "meanings" in self.stages_done
 
 
-def stored_runs(out: Path, study: str = "") -> list[RunEntry]:
-    """Every run folder of a study under a folder, the newest first; others are passed over.
+def stored_runs(out: Path) -> list[RunEntry]:
+    """Every run folder under a folder, the newest first; others are passed over.
 
     A run that is damaged, half-written or of another version is listed with the reason. Empty
     where there is no such folder.
     """
-    found = [run for run in _entries(Path(out).expanduser()) if run.damaged or run.study == study]
+    found = _entries(Path(out).expanduser())
     return sorted(found, key=lambda run: (-run.written, run.name))
 
 
@@ -159,8 +159,6 @@ def _entry(folder: Path) -> RunEntry | None:
 
 
 def _from_manifest(folder: Path, manifest: dict[str, Any]) -> RunEntry:
-    from helpers.studies.study import study_of
-
     written = _written(folder)
     try:
         config = manifest["config"]
@@ -174,7 +172,8 @@ def _from_manifest(folder: Path, manifest: dict[str, Any]) -> RunEntry:
             k=int(config["k"]),
             temperature=float(config["temperature"]),
             stages_done=tuple(str(stage) for stage in manifest["stages_done"]),
-            study=study_of(manifest),
+            stages=tuple(str(stage) for stage in manifest.get("stages", ())),
+            study=str(manifest.get("study", "")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"manifest.json is not as this version writes it ({error}); run the command again"

@@ -6,7 +6,7 @@ import contextlib
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Recorder:
     Peaks are those of this process: what others (vLLM's engine) hold is not seen.
     """
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, stages: Sequence[str]) -> None:
         self.folder = config.run_folder
         remove_leftovers(self.folder)
         identity = identify(config.model)
@@ -47,7 +47,8 @@ class Recorder:
             "tokenizer_hash": identity.tokenizer_hash,
         }
         self.manifest: dict[str, Any] = {
-            **({"study": config.study} if config.study else {}),
+            "study": config.study,
+            "stages": list(stages),
             "run": config.run_name(),
             "config": config.results_fields(),
             "hashes": self.hashes,
@@ -85,8 +86,12 @@ class Recorder:
         write_manifest(self.folder, self.manifest)
 
     def interrupted(self) -> None:
-        """Record what a stage took that is left before its end."""
-        if self._stage and self._add_up():
+        """Record what a stage took that is left before its end.
+
+        A mistake that is found before anything was made leaves no folder.
+        """
+        nothing = not any(self._counted.values()) and read_manifest(self.folder) is None
+        if self._stage and not nothing and self._add_up():
             write_manifest(self.folder, self.manifest)
         self._stage = ""
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from helpers.config import RunConfig
 from helpers.data.answers import Grade
-from helpers.generation.option_logprobs import PromptCounts, common_length, next_log_probs
+from helpers.generation.option_logprobs import PromptCounts, common_length, option_log_probs
 from helpers.generation.samples import SampledAnswers, encode_prompts
 from helpers.models.loading import LanguageModel, identify, load_language_model
 from helpers.progress import Progress
@@ -281,7 +281,8 @@ def _log_probs(
                 prompts = _prompts(job, [head + missing[k].block for k in part], letters)
                 fits = [len(prompt) <= job.lm.context for prompt in prompts]
                 short = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
-                found = iter(next_log_probs(job.lm, short, letters.tokens, job.counts).round(6))
+                replies = [(token,) for token in letters.tokens]
+                found = iter(option_log_probs(job.lm, short, replies, job.counts).round(6))
                 fresh = {k: next(found).tolist() if fit else None
                          for k, fit in zip(part, fits, strict=True)}  # fmt: skip
                 job.store.put_many(fresh)

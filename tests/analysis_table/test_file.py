@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,62 +15,93 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.analysis_table.file import (
-    COLUMNS,
-    METADATA_KEY,
+from helpers.analysis_table.about import (
     About,
+    Label,
+    Noun,
+    Number,
+    Predictor,
+    Split,
+    Text,
+    Tokens,
+    columns,
+)
+from helpers.analysis_table.file import (
+    LARGEST_METADATA,
+    METADATA_KEY,
+    UnitRows,
     read_details,
     read_narrow,
-    write_groups,
+    write_analysis_table,
 )
 from helpers.errors import UserError
-from support.made_up_analysis import HOSTILE, make_analysis
+from helpers.progress import silent_progress
+from support.made_up_analysis import HOSTILE, make_analysis, make_words_analysis
 
 CONTRACT = """
-question_id string, run_id int32, dataset dictionary, split dictionary, status string, correct bool,
-probability_correctness float, margin_correctness float, projection_correctness float,
-probability_semantic_entropy float, margin_semantic_entropy float,
-projection_semantic_entropy float, probability_thinking_entropy float,
-margin_thinking_entropy float, projection_thinking_entropy float, probability_combined float,
-margin_combined float, projection_combined float, semantic_entropy float,
-semantic_entropy_other float, high_semantic_entropy bool, agreement float, thinking_entropy float,
-thinking_tokens int32, answer_tokens int32, question_characters int32, umap_x float, umap_y float,
-representative bool, question string, reference string, thinking string, answer string,
-final_answer string, token_texts list, token_entropies list, thinking_start int32,
-thinking_end int32
+group_id string, unit_id int32, dataset dictionary, split dictionary, label_correct dictionary,
+label_high dictionary, probability_probe float, margin_probe float, projection_probe float,
+number_entropy float, number_length int32, umap_x float, umap_y float, representative bool,
+text_question string, text_final string, text_tokens list, entropies_tokens list
 """
 """Order and types that other readers of the file count on."""
-ABOUT = About("run-1", "lab", "think_end", 0.5, "final-answer", {"lab": "in", "lab:ood": "ood"})
+ABOUT = About(
+    run="run-1",
+    model="lab",
+    title="A study",
+    introduction="Of runs.",
+    unit=Noun("run", "runs"),
+    group=Noun("question", "questions"),
+    labels=(
+        Label("correct", "correct or not", ("correct", "wrong", "unanswered"), "correct", "wrong"),
+        Label("high", "high or not", ("high", "low"), "high", "low", "", "unknown", "entropy", 0.5),
+    ),
+    predictors=(Predictor("probe", "probe", "correct", {"correct": 1, "high": -1}, "end", 3),),
+    numbers=(Number("entropy", "entropy", "nats"), Number("length", "length", "tokens", True)),
+    texts=(
+        Text("question", "question"),
+        Text("final", "final answer", missing="none"),
+        Text("tokens", "Tokens", "tokens"),
+    ),
+    splits=(Split("train", "train", False), Split("test", "test", True)),
+    datasets={"lab": "in", "lab:ood": "ood"},
+    representative="the first",
+)
+TEXTS: list[dict[str, Any]] = [
+    {"question": "a", "final": None, "tokens": Tokens(("x", "", "é"), np.array([0.5, np.nan, 1]))},
+    {"question": "b", "final": "1", "tokens": Tokens((), np.array([]))},
+    {"question": "c", "final": "2", "tokens": Tokens(("y",), np.array([2.0]))},
+]
 
 
-def rows(**changes: Any) -> dict[str, Any]:
+def rows(**changes: Any) -> UnitRows:
     """Three rows of every column, some of them changed."""
-    usual: dict[str, Any] = {
-        column.name: {
-            "text": ["a", "b", "c"],
-            "name": ["lab", "lab", "lab:ood"],
-            "whole": [1, 2, 3],
-            "number": [0.25, np.nan, -np.inf],
-            "yes-no": [1.0, 0.0, 1.0],
-            "texts": [["x", "", "é"], [], ["y"]],
-            "numbers": [[0.5, np.nan, 1.0], [], (2.0,)],
-        }[column.kind]
-        for column in COLUMNS
-    }
-    usual |= {
-        "split": ["train", "test", "ood"],
-        "status": ["unanswered", None, "correct"],
-        "correct": [np.nan, None, True],
-        "final_answer": [None, "1", "2"],
-        "thinking_start": [1, -1, 0],
-        "thinking_end": [3, -1, 9],
-    }
-    return {**usual, **changes}
+    numbers = np.array([0.25, np.nan, -np.inf])
+    return UnitRows(
+        **{
+            "group_id": ["a", "b", "c"],
+            "unit_id": [1, 2, 3],
+            "dataset": ["lab", "lab", "lab:ood"],
+            "split": ["train", "test", "test"],
+            "labels": {"correct": ["unanswered", None, "correct"], "high": ["high", "low", "high"]},
+            "predictions": {"probe": dict.fromkeys(("probability", "margin"), numbers)},
+            "numbers": {"entropy": numbers, "length": [1, 2, 3]},
+            "representative": np.array([True, False, True]),
+            **changes,
+        }
+    )
+
+
+def write(path: Path, given: UnitRows | None = None, **options: Any) -> None:
+    texts = options.pop("texts", TEXTS.__getitem__)
+    write_analysis_table(
+        path, ABOUT, rows() if given is None else given, texts, progress=silent_progress()
+    )
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    write_groups(tmp_path / "run" / "analysis.parquet", [rows()], ABOUT, 3)
+    write(tmp_path / "run" / "analysis.parquet")
     return tmp_path / "run" / "analysis.parquet"
 
 
@@ -84,34 +116,32 @@ def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_narrow_columns_come_back_with_unknown_values_as_nan(path: Path) -> None:
     table = read_narrow(path)
     assert (len(table), table.about) == (3, ABOUT)
-    assert table.words("question_id") == ["a", "b", "c"]
+    assert table.words("group_id") == ["a", "b", "c"]
     assert table.words("dataset") == ["lab", "lab", "lab:ood"]
-    assert table.words("status", [1, 2]) == [None, "correct"]
-    assert table.words("split") == ["train", "test", "ood"]
-    np.testing.assert_array_equal(table["correct"], [np.nan, np.nan, 1])
-    np.testing.assert_array_equal(table["margin_combined"], [0.25, np.nan, np.nan])
-    np.testing.assert_array_equal(table["high_semantic_entropy"], [1, 0, 1])
+    assert table.words("label_correct", [1, 2]) == [None, "correct"]
+    np.testing.assert_array_equal(table.truth("correct"), [np.nan, np.nan, 1])
+    np.testing.assert_array_equal(table.truth("high", [0, 1]), [1, 0])
+    np.testing.assert_array_equal(table["margin_probe"], [0.25, np.nan, np.nan])
+    assert np.isnan(table["projection_probe"]).all()
+    assert np.isnan(table["umap_x"]).all()
     assert table["representative"].dtype == bool
-    assert table["run_id"].dtype == np.int32
+    assert table["unit_id"].dtype == np.int32
     assert table["split"].dtype == np.int8
 
 
 def test_texts_and_tokens_come_back_in_the_order_asked_for(path: Path) -> None:
     last, first, again = read_details(path, [2, 0, 2])
-    assert (last.row, last.question, last.final_answer) == (2, "c", "2")
-    assert (first.final_answer, first.token_texts) == (None, ("x", "", "é"))
-    np.testing.assert_array_equal(first.token_entropies, np.float32([0.5, np.nan, 1.0]))
-    assert first.thinking_span == (1, 3)
-    assert last.thinking_span is None  # it ends behind the last token
-    assert again.token_texts == last.token_texts
-    assert read_details(path, [1])[0].thinking_span is None
+    assert (last.row, last.texts) == (2, {"question": "c", "final": "2"})
+    assert (first.texts["final"], first.tokens["tokens"].texts) == (None, ("x", "", "é"))
+    np.testing.assert_array_equal(first.tokens["tokens"].entropies, np.float32([0.5, np.nan, 1.0]))
+    assert again.tokens["tokens"].texts == last.tokens["tokens"].texts
     assert read_details(path, []) == []
     with pytest.raises(IndexError, match="file of 3 rows"):
         read_details(path, [3])
 
 
 def test_unknown_numbers_are_null_in_the_file(path: Path) -> None:
-    column = pq.read_table(path).column("probability_combined")
+    column = pq.read_table(path).column("probability_probe")
     assert column.to_pylist() == [0.25, None, None]
 
 
@@ -120,42 +150,70 @@ def test_columns_types_and_metadata_are_those_that_other_readers_count_on(path: 
     found = [f"{f.name} {str(f.type).partition('<')[0]}" for f in schema]
     assert found == " ".join(CONTRACT.split()).split(", ")
     said = json.loads(pq.read_metadata(path).metadata[METADATA_KEY])
-    assert said["format_version"] == 1
+    assert said["format_version"] == 2
     assert said["rows"] == 3
     assert said["datasets"] == {"lab": "in", "lab:ood": "ood"}
     assert said["written_by"].startswith("uncertainty-probes ")
     assert list(said["columns"]) == schema.names
-    units = ("nats", "tokens", "characters", "standard deviations", "0 to 1", "no unit")
-    for column in COLUMNS:
+    units = ("nats", "tokens", "standard deviations", "0 to 1", "no unit")
+    for column in columns(ABOUT):
         assert column.kind != "number" or any(unit in column.about for unit in units), column
+
+
+def test_another_study_has_columns_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "analysis.parquet"
+    about = make_words_analysis(path, words=300)
+    table = read_narrow(path)
+    assert table.about == about
+    assert set(table.words("label_kind")) == {"none", "fact", "name"}
+    assert np.isnan(table.truth("kind")).all()
+    assert set(table.truth("hallucinated")) == {0.0, 1.0}
+    assert "representative" not in table.columns
+    assert read_details(path, [299])[0].texts == {"word": "word 299"}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"labels": ()}, "a label, a predictor and a number are needed"),
+        ({"labels": ABOUT.labels * 2}, "labels: a name comes twice"),
+        ({"numbers": (Number("../x", "x", "nats"),)}, "'../x' is no name of a column"),
+        ({"baseline": "nothing"}, "baseline: there is no 'nothing'"),
+        ({"length": "entropy"}, "length: there is no 'entropy'"),
+        ({"predictors": (Predictor("p", "p", "other", {}),)}, "predictor p: there is no 'other'"),
+        ({"labels": (Label("a", "a", ("x",), "x", "y"),)}, "its classes do not fit together"),
+        ({"splits": ABOUT.splits * 40}, "splits: more than 64"),
+    ],
+)
+def test_a_file_that_contradicts_itself_is_refused(change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        replace(ABOUT, **change)
 
 
 def test_hostile_texts_are_data(made_up: Path) -> None:
     table = read_narrow(made_up)
     details = read_details(made_up, range(len(table)))
     for text in HOSTILE[:2]:  # the questions with them are 7 and 47
-        assert any(one.question.startswith(text) for one in details)
-    shown = "".join(text for one in details for text in one.token_texts)
+        assert any((one.texts["question"] or "").startswith(text) for one in details)
+    shown = "".join(t for one in details for part in one.tokens.values() for t in part.texts)
     assert all(text in shown for text in HOSTILE[:2])
-    assert max(len(one.question) for one in details) > 80_000
-    for one in details:
-        start, end = one.thinking_span or (0, 0)
-        assert "".join(one.token_texts[start:end]) == (one.thinking if end else "")
+    assert max(len(one.texts["question"] or "") for one in details) > 80_000
 
 
 def test_a_lone_surrogate_does_not_stop_the_writing(tmp_path: Path) -> None:
     path = tmp_path / "analysis.parquet"
-    changed = rows(answer=["a\ud800b", "é", "c"], token_texts=[["\udfff"], [], []])
-    write_groups(path, [changed], ABOUT, 3)
-    first, second = read_details(path, [0, 1])
-    assert (first.answer, second.answer, first.token_texts) == ("a?b", "é", ("?",))
+    odd = {"question": "a\ud800b", "final": "é", "tokens": Tokens(("\udfff",), np.array([]))}
+    write(path, texts=lambda row: odd)
+    (first,) = read_details(path, [0])
+    assert first.texts == {"question": "a?b", "final": "é"}
+    assert first.tokens["tokens"].texts == ("?",)
 
 
 def test_a_made_up_run_is_as_a_run_would_be(made_up: Path) -> None:
     table = read_narrow(made_up)
-    questions = table["question_id"]
+    questions = table["group_id"]
     assert np.bincount(questions, weights=table["representative"]).tolist() == [1] * 70
-    right, wrong = table["correct"] == 1, table["correct"] == 0
+    right, wrong = table.truth("correct") == 1, table.truth("correct") == 0
     margin = table["margin_correctness"]
     assert margin[right].mean() > margin[wrong].mean() + 1
     assert set(table.words("split")) == {"train", "validation", "test", "ood"}
@@ -208,47 +266,57 @@ def test_details_read_a_small_part_of_the_file(
 
 
 def test_memory_holds_one_group_of_rows(tmp_path: Path) -> None:
-    made: list[int] = []
     sizes: list[int] = []
-    path = tmp_path / "analysis.parquet"
+    path, n = tmp_path / "analysis.parquet", 2560
 
-    def groups() -> Iterator[dict[str, Any]]:
-        for i in range(20):
-            made.append(i)
+    def texts(row: int) -> dict[str, Any]:
+        if row % 256 == 0:
             sizes.append(sum(file.stat().st_size for file in tmp_path.iterdir()))
-            noise = np.random.default_rng(i).bytes(3 * 50_000)
-            texts = [noise[j::3].hex() for j in range(3)]
-            yield rows(thinking=texts)
+        return {**TEXTS[0], "question": np.random.default_rng(row).bytes(200).hex()}
 
-    write_groups(path, groups(), ABOUT, 60)
-    assert len(read_narrow(path)) == 60
-    assert sizes[-1] > 15 * 100_000  # what was made before is on the disk already
+    many = rows(
+        group_id=[f"q{i}" for i in range(n)], unit_id=[0] * n, dataset=["lab"] * n,
+        split=["test"] * n, labels={"correct": ["wrong"] * n, "high": ["low"] * n},
+        predictions={}, numbers={"entropy": np.ones(n), "length": [1] * n},
+        representative=np.ones(n, bool),
+    )  # fmt: skip
+    write(path, many, texts=texts)
+    assert len(read_narrow(path)) == n
+    assert sizes[-1] > 5 * 256 * 200  # what was made before is on the disk already
 
 
-def test_a_broken_off_or_miscounted_writing_leaves_nothing(tmp_path: Path) -> None:
+def test_a_broken_off_or_ill_fitting_writing_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "run" / "analysis.parquet"
 
-    def broken() -> Iterator[dict[str, Any]]:
-        yield rows()
+    def broken(row: int) -> dict[str, Any]:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_groups(path, broken(), ABOUT, 6)
-    with pytest.raises(ValueError, match="3 rows where 6 were announced"):
-        write_groups(path, iter([rows()]), ABOUT, 6)
-    with pytest.raises(ValueError, match="missing or unknown: answer"):
-        write_groups(path, [{k: v for k, v in rows().items() if k != "answer"}], ABOUT, 3)
-    with pytest.raises(ValueError, match="'question' has empty cells"):
-        write_groups(path, [rows(question=["a", None, "c"])], ABOUT, 3)
-    assert list(path.parent.iterdir()) == []
+        write(path, texts=broken)
+    with pytest.raises(ValueError, match="missing or unknown: text_final"):
+        write(path, texts=lambda row: {k: v for k, v in TEXTS[row].items() if k != "final"})
+    with pytest.raises(ValueError, match="'text_question' has empty cells"):
+        write(path, texts=lambda row: {**TEXTS[row], "question": None})
+    with pytest.raises(ValueError, match="'split' has the unknown value 'later'"):
+        write(path, rows(split=["train", "test", "later"]))
+    with pytest.raises(ValueError, match="2 states of 3 rows"):
+        write_analysis_table(
+            path, ABOUT, rows(), TEXTS.__getitem__, states=np.ones((2, 4)),
+            progress=silent_progress(),
+        )  # fmt: skip
+    assert not path.parent.exists() or list(path.parent.iterdir()) == []
 
 
 def test_a_file_without_rows_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "analysis.parquet"
-    write_groups(path, [], ABOUT, 0)
+    none = rows(
+        group_id=[], unit_id=[], dataset=[], split=[], labels={"correct": [], "high": []},
+        predictions={}, numbers={"entropy": [], "length": []}, representative=np.ones(0, bool),
+    )  # fmt: skip
+    write(path, none)
     table = read_narrow(path)
     assert len(table) == 0
-    assert table.words("status") == []
+    assert table.words("label_correct") == []
 
 
 def rewrite(path: Path, change: Callable[[pa.Table], pa.Table], **said: Any) -> None:
@@ -278,20 +346,23 @@ def same(table: pa.Table) -> pa.Table:
         (lambda p: pq.write_table(pa.table({"a": [1]}), p), "no analysis of a run"),
         (lambda p: rewrite(p, lambda t: t.drop_columns(["umap_x"])), "no column 'umap_x'"),
         (
-            lambda p: rewrite(p, replaced("run_id", pa.array(["0", "1", "2"]))),
-            "column 'run_id' is string instead of int32",
+            lambda p: rewrite(p, replaced("unit_id", pa.array(["0", "1", "2"]))),
+            "column 'unit_id' is string instead of int32",
         ),
         (
-            lambda p: rewrite(p, replaced("question_id", pa.array([["a"], ["b"], ["c"]]))),
-            "column 'question_id' is list<.*> instead of string",
+            lambda p: rewrite(p, replaced("group_id", pa.array([["a"], ["b"], ["c"]]))),
+            "column 'group_id' is list<.*> instead of string",
         ),
         (
-            lambda p: rewrite(p, replaced("run_id", pa.array([0, None, 2], pa.int32()))),
-            "column 'run_id' has empty cells",
+            lambda p: rewrite(p, replaced("unit_id", pa.array([0, None, 2], pa.int32()))),
+            "column 'unit_id' has empty cells",
         ),
         (
-            lambda p: rewrite(p, replaced("status", pa.array(["fine", "wrong", None]))),
-            "column 'status' has the unknown value 'fine'",
+            lambda p: rewrite(
+                p,
+                replaced("label_correct", pa.array(["fine", "wrong", None]).dictionary_encode()),
+            ),
+            "column 'label_correct' has the unknown value 'fine'",
         ),
         (
             lambda p: rewrite(p, same, datasets={"lab": "in"}),
@@ -299,10 +370,15 @@ def same(table: pa.Table) -> pa.Table:
         ),
         (lambda p: rewrite(p, same, rows=4), "has 3 rows where its metadata says 4"),
         (lambda p: rewrite(p, same, datasets=["lab"]), "metadata that cannot be read"),
-        (lambda p: rewrite(p, same, entropy_of="guesses"), "metadata that cannot be read"),
+        (lambda p: rewrite(p, same, labels=[]), "metadata that cannot be read"),
+        (lambda p: rewrite(p, same, baseline="nothing"), "metadata that cannot be read"),
+        (
+            lambda p: rewrite(p, same, title="x" * LARGEST_METADATA),
+            "bytes of metadata, which is too much",
+        ),
         (
             lambda p: rewrite(p, same, format_version=9, written_by="uncertainty-probes 7.0"),
-            "format 9 by uncertainty-probes 7.0, and this is format 1",
+            "format 9 by uncertainty-probes 7.0, and this is format 2",
         ),
     ],
 )
@@ -317,9 +393,9 @@ def test_what_cannot_be_read_is_said_with_the_remedy(
 
 
 def test_a_null_in_a_wide_column_is_said_when_it_is_looked_at(path: Path) -> None:
-    rewrite(path, replaced("thinking", pa.array(["a", None, "c"])))
-    assert read_details(path, [0])[0].thinking == "a"
-    with pytest.raises(UserError, match="'thinking' has empty cells"):
+    rewrite(path, replaced("text_question", pa.array(["a", None, "c"])))
+    assert read_details(path, [0])[0].texts["question"] == "a"
+    with pytest.raises(UserError, match="'text_question' has empty cells"):
         read_details(path, [1])
 
 
@@ -344,7 +420,7 @@ def test_flipped_bytes_are_said_and_never_read_as_other_values(path: Path) -> No
             continue
         for name, values in right.columns.items():
             np.testing.assert_array_equal(found[name], values)
-        assert [one.token_texts for one in looked_at] == [one.token_texts for one in details]
+        assert [one.texts for one in looked_at] == [one.texts for one in details]
     assert refused > 100
 
 

@@ -63,7 +63,9 @@ def test_a_stored_run_is_on_the_screen_at_once(
         found.page.goto(address)
         found.until("for the best baseline")
         found.until(LAST_WORDS, 90)
-        found.page.locator(".js-plotly-plot svg.main-svg").nth(2).wait_for(state="attached")
+        found.page.locator(".js-plotly-plot svg.main-svg").nth(2).wait_for(
+            state="attached", timeout=90_000
+        )
         wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         assert found.page.evaluate(wide) <= 0
         assert_clean(found)

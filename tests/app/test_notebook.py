@@ -18,10 +18,11 @@ from helpers.data.questions import Question
 from helpers.errors import UserError
 from helpers.models.loading import LAB_FOLDER
 from helpers.studies import registry
-from helpers.studies.registry import PRESETS, make_config
+from helpers.studies.registry import all_presets, make_config
 from helpers.studies.semantic_entropy import explore, views
 from helpers.studies.semantic_entropy.open_run import open_run
-from helpers.studies.study import STAGES, is_finished
+from helpers.studies.semantic_entropy.study import STUDY
+from helpers.studies.study import is_finished
 from support.sep_process import start
 
 PROGRAM = "probe_training_auto.py"
@@ -64,7 +65,7 @@ def test_cells_run_with_another_config(finished: dict, small: RunConfig) -> None
     assert len(run.answers.samples[0]) == 4
     assert run.assessment.high_entropy["question_length"]["auroc"].n > 0
     manifest = json.loads((small.run_folder / "manifest.json").read_text())
-    assert manifest["stages_done"] == list(STAGES)
+    assert manifest["stages_done"] == list(STUDY.stage_names)
     assert is_finished(small)
     assert not is_finished(small.model_copy(update={"cache_dir": small.out / "elsewhere"}))
 
@@ -83,7 +84,7 @@ def test_cells_run_with_further_configs(small: RunConfig, other: dict) -> None:
     config = make_config(**{**small.model_dump(), **other})
     _, definitions = app.run(defs={"config": config})
     assert definitions["run"].config == config
-    assert open_run(config.run_folder).manifest["stages_done"] == list(STAGES)
+    assert open_run(config.run_folder).manifest["stages_done"] == list(STUDY.stage_names)
 
 
 def test_cells_keep_texts_of_a_model_from_becoming_markup(finished: dict) -> None:
@@ -124,7 +125,7 @@ def test_script_samples_what_is_missing(root: Path, finished: dict, small: RunCo
     more = small.model_copy(update={"k": 5})
     done = start(root, PROGRAM, *flags(more))
     assert done.returncode == 0, done.stderr
-    assert "Sampling answers: 30/30 questions" in done.stderr
+    assert "Sampling answers: 30/30 answers" in done.stderr
     assert "120 samples" not in done.stdout
     assert "150 (5 a question)" in done.stdout
 
@@ -229,7 +230,7 @@ def test_marimo_finds_no_fault(root: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", all_presets())
 def test_form_gives_back_the_config_that_it_shows(preset: str) -> None:
     shown = make_config(preset, cosine_threshold=0.9)
     values = controls.config_fields(shown).value

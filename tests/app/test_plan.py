@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from helpers.app.plan import BUILT_IN, plan, plan_facts, plan_view
+from helpers.app.plan import plan, plan_facts, plan_view
 from helpers.config import RunConfig
-from helpers.generation.samples import choose_questions, missing_samples, sample_answers
+from helpers.generation.samples import answer_questions, choose_questions, missing_samples
 from helpers.models.loading import identify
 from helpers.progress import silent_progress
 from helpers.store.cache import Store
 from helpers.store.run_folder import write_manifest
 from helpers.studies.registry import make_config, run_study
-from helpers.studies.study import STAGES
+from helpers.studies.semantic_entropy.study import STUDY
 
 
 @pytest.fixture
@@ -38,12 +38,12 @@ def test_with_an_empty_cache_the_lab_says_what_will_happen(lab: RunConfig, tmp_p
     found, facts = plan(lab), plan_facts(plan(lab))
     assert (found.n_questions, found.n_answers, found.n_stored) == (600, 6600, 0)
     assert (found.finished, found.problems, found.downloads) == (False, (), ())
-    assert found.seconds == pytest.approx(sum(BUILT_IN["lab"].values()))
+    assert found.seconds == pytest.approx(sum(lab.presets["lab"].seconds.values()))
     assert facts["time"] == "about 2 min 00 s (built-in rates, of one CPU core)"
     assert sorted(facts["splits"].split(", ")) == ["120 validation", "240 test", "240 train"]
     think = plan(make_config("lab-think", cache_dir=lab.cache_dir, out=lab.out))
     assert (think.n_questions, think.n_answers) == (800, 8000)  # no most likely answers
-    assert think.seconds == pytest.approx(sum(BUILT_IN["lab-think"].values()))
+    assert think.seconds == pytest.approx(sum(think.config.presets["lab-think"].seconds.values()))
     assert not list(tmp_path.iterdir())
 
 
@@ -65,17 +65,17 @@ def test_a_half_filled_store_is_counted(tiny_run: RunConfig, tmp_path: Path) -> 
 def test_what_is_planned_is_what_is_generated(lab: RunConfig, store: Store) -> None:
     few = lab.model_copy(update={"limit": 10, "k": 2, "max_new_tokens": 4})
     questions = choose_questions(few)
-    sample_answers(few, questions[:3], store, silent_progress())
+    answer_questions(few, questions[:3], store, silent_progress())
     more = few.model_copy(update={"k": 3})
     missing = 10 * 4 - 3 * 3
     assert missing_samples(more, questions, store) == missing
-    assert sample_answers(more, questions, store, silent_progress()).generated == missing
+    assert answer_questions(more, questions, store, silent_progress()).generated == missing
     small: dict[str, Any] = {"limit": 4, "ood_limit": 3, "k": 2, "batch_size": 14}
     think = make_config("lab-think", **small, cache_dir=lab.cache_dir, out=lab.out)
     run_study(think, silent_progress(), until="samples")
     assert plan(think).n_stored == 14
     assert plan(think.model_copy(update={"k": 3})).n_stored == 14
-    assert plan(think.model_copy(update={"backend": "openai"})).n_stored is None
+    assert plan(think.model_copy(update={"backend": "openai"})).n_stored == 0
 
 
 def test_a_plan_of_the_lab_imports_no_torch(lab: RunConfig) -> None:
@@ -133,8 +133,9 @@ def test_a_time_follows_earlier_runs_of_the_same_kind(lab: RunConfig) -> None:
     answers = {"generated": 500, "seconds": 50.0}
     manifest = {
         "run": "mine", "config": done.results_fields(), "counts": {"questions": 100},
-        "hashes": {"model_hash": identify("lab").model_hash}, "stages_done": list(STAGES),
-        "work": {stage: {"seconds": 10.0} for stage in STAGES} | {"samples": answers},
+        "hashes": {"model_hash": identify("lab").model_hash}, "study": STUDY.name,
+        "stages": list(STUDY.stage_names), "stages_done": list(STUDY.stage_names),
+        "work": {stage: {"seconds": 10.0} for stage in STUDY.stage_names} | {"samples": answers},
     }  # fmt: skip
     write_manifest(done.run_folder, manifest)
     pairwise, others = 2 * 10 * 6 * (10 / 4) ** 2, 4 * 10 * 6  # six times as many questions

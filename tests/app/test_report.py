@@ -170,9 +170,8 @@ def test_what_stands_in_the_way_is_said(
     (half / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=r"is not finished \(done: samples, meanings\)"):
         report.finished_run(half)
-    monkeypatch.setitem(registry.STUDY_NOTEBOOKS, "new", "studies/none.py")
     with pytest.raises(UserError, match=r"none\.py is missing: reports .* made from the notebook"):
-        registry.notebook_path("new")
+        registry.notebook_path(replace(registry.study_named(), notebook="studies/none.py"))
 
 
 def test_report_of_a_run_opens_from_a_file_without_a_network(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from helpers.hidden_states.capture import capture
-from helpers.hidden_states.stored import PIECE
+from helpers.hidden_states.stored import IN_ORDER
 from helpers.models.forwards import Backend, TokenSequence, batch_length
 from helpers.models.loading import LanguageModel, decoder_blocks
 from tests.benchmarks.harness import ROUNDS, Comparison, in_turns, require
@@ -40,7 +40,7 @@ def benchmark(size: str = "full") -> list[Comparison]:
     at_named_positions(lm, sequences[:2])
     held = (
         f"{len(sequences)} lab prompts with their answers, float32, the same batches of "
-        f"at most {PIECE} sequences"
+        f"at most {IN_ORDER.rows} sequences"
     )
     against_bare = in_turns(
         lambda: bare_forward(lm, sequences),
@@ -168,7 +168,7 @@ def _batches(lm: LanguageModel, sequences: list[TokenSequence]) -> Iterator[tupl
 
 
 def _chunks(rows: Any) -> list[Any]:
-    return [rows[start : start + PIECE] for start in range(0, len(rows), PIECE)]
+    return [rows[start : start + IN_ORDER.rows] for start in range(0, len(rows), IN_ORDER.rows)]
 
 
 def memory_counts(lm: LanguageModel, sequences: list[TokenSequence]) -> dict[str, float]:

@@ -13,8 +13,10 @@ from helpers.data.questions import lab_questions
 from helpers.generation.records import Decoding, Request
 from helpers.generation.samples import encode_prompts, prompt_texts
 from helpers.generation.sampling import generate
-from helpers.hidden_states.capture import think_end_id
-from helpers.hidden_states.stored import cut_pieces, read_pieces
+from helpers.hidden_states.capture import capture
+from helpers.hidden_states.positions import think_end_id
+from helpers.hidden_states.stored import BY_PROMPT
+from helpers.models.forwards import TokenSequence
 from helpers.models.loading import LanguageModel, decoder_blocks
 from helpers.studies.reasoning.config import ReasoningConfig
 from helpers.studies.reasoning.records import ReasoningRun
@@ -45,10 +47,10 @@ def benchmark(size: str = "full") -> list[Comparison]:
     found = []
     for title, rows in (("all runs", range(len(runs))), ("runs that think differently", first)):
         some, theirs = [runs[i] for i in rows], [prompts[i] for i in rows]
-        ours(config, theirs[:K], some[:K])
+        ours(lm, theirs[:K], some[:K])
         rounds = in_turns(
             partial(one_by_one, lm, theirs, some),
-            partial(ours, config, theirs, some),
+            partial(ours, lm, theirs, some),
             ROUNDS[size],
             check,
         )
@@ -116,10 +118,18 @@ def one_by_one(lm: LanguageModel, prompts: Prompts, runs: list[ReasoningRun]) ->
     return np.stack(found)
 
 
-def ours(config: ReasoningConfig, prompts: Prompts, runs: list[ReasoningRun]) -> np.ndarray:
+def ours(lm: LanguageModel, prompts: Prompts, runs: list[ReasoningRun]) -> np.ndarray:
     """As a run of the study reads them, nothing stored."""
-    pieces = cut_pieces(config, prompts, runs, stage="benchmark")
-    return np.concatenate([a["hidden"] for a in read_pieces(config, "think_end", pieces)])
+    sequences = [TokenSequence(p, run.token_ids) for p, run in zip(prompts, runs, strict=True)]
+    companies = [
+        sequences[start : start + BY_PROMPT.rows]
+        for start in range(0, len(sequences), BY_PROMPT.rows)
+    ]
+    read = [
+        capture(lm, some, ("think_end",), whole=BY_PROMPT.whole).hidden["think_end"]
+        for some in companies
+    ]
+    return np.concatenate(read)
 
 
 def check(reference: np.ndarray, found: np.ndarray) -> str:

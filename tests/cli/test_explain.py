@@ -16,7 +16,7 @@ import pytest
 
 from helpers.cli.explain import ELSEWHERE, describe_estimators, every_name, explain
 from helpers.cli.glossary import GLOSSARY
-from helpers.config import POSITIONS, RunConfig
+from helpers.config import RunConfig
 from helpers.data.questions import Question
 from helpers.errors import UserError
 from helpers.evaluation.metric_cards import METRIC_CARDS
@@ -28,6 +28,7 @@ from helpers.probes.training import Targets
 from helpers.studies.registry import make_config
 from helpers.studies.semantic_entropy.assessment import INPUT_LAYER, LENGTH, baseline_scores
 from helpers.studies.semantic_entropy.compare import compare
+from helpers.studies.semantic_entropy.config import POSITIONS
 from helpers.studies.semantic_entropy.what_if import as_stored, regroup
 from helpers.studies.semantic_entropy.what_if_views import r_squared, temperature_runs
 from helpers.uncertainty import ESTIMATORS, Answers, score_question

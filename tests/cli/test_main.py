@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from helpers.cli.main import ANALYSIS_COMMANDS, STAGE_COMMANDS, main
+from helpers.cli.main import last_stage, main, stage_commands
 from helpers.config import RunConfig
 from helpers.studies.registry import make_config
-from helpers.studies.study import STAGES
+from helpers.studies.semantic_entropy.commands import ANALYSIS_COMMANDS
+from helpers.studies.semantic_entropy.study import STUDY
 from helpers.uncertainty import ESTIMATORS
 from support.run_folders import TINY, as_flags, assert_same_run
 
@@ -66,8 +67,8 @@ def test_stages_one_by_one_give_what_one_command_gives(
         assert status == 0, err
         assert str(folder) in out
         manifest = json.loads((folder / "manifest.json").read_text())
-        done = STAGES.index(STAGE_COMMANDS[command].stage) + 1
-        assert manifest["stages_done"] == list(STAGES[:done])
+        done = STUDY.stage_names.index(last_stage(STUDY, command)) + 1
+        assert manifest["stages_done"] == list(STUDY.stage_names[:done])
         assert (folder / "metrics.json").exists() == (command in ("eval", "run"))
         assert (folder / "analyses").exists() == (command == "run")
         worked += [line.split(":")[0] for line in err.splitlines()]
@@ -86,7 +87,7 @@ def test_stages_one_by_one_give_what_one_command_gives(
         assert heading in out
 
 
-@pytest.mark.parametrize("command", [*STAGE_COMMANDS, *ANALYSIS_COMMANDS, "score", "doctor"])
+@pytest.mark.parametrize("command", [*stage_commands(), *ANALYSIS_COMMANDS, "score", "doctor"])
 def test_the_help_of_every_command_lists_the_shared_flags(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

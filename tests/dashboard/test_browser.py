@@ -114,7 +114,7 @@ def test_a_filter_changes_the_counts_and_keeps_its_place(opened: Window) -> None
     assert after
     assert before[0] != after[0]
     assert slider.is_visible()  # what was unfolded stays so
-    opened.page.get_by_text("only the representative one").click()
+    opened.page.get_by_text("one a question: the first run").click()
     opened.until("One run a question is kept")
     left = LEFT.search(opened.text())
     assert left
@@ -149,7 +149,7 @@ def test_selecting_points_opens_their_details(opened: Window, address: str) -> N
 
     link = page.locator("a", has_text="Link to this view").get_attribute("href")
     page.get_by_role("button", name="Clear the selection").click()
-    opened.until("No run is selected")
+    opened.until("Nothing is selected")
     assert selected(opened) == 0
     visit(opened, address + "/" + link)
     assert selected(opened) == 10

@@ -24,19 +24,21 @@ from helpers.dashboard.figures import rows_of_points
 from helpers.dashboard.filters import (
     NOTHING_LEFT,
     POINTS,
-    SIGNALS,
     Filters,
     apply_filters,
     cautions,
     class_names,
     drawn_rows,
     length_range,
+    signals,
     usual_filters,
 )
 from helpers.dashboard.scores import score_rows, score_words, selection_scores
 from helpers.evaluation.scores import evaluate_classifier
-from helpers.studies.reasoning.records import PREDICTORS
-from support.made_up_analysis import HOSTILE, make_analysis
+from support.made_up_analysis import HOSTILE, make_analysis, make_words_analysis
+
+COLUMNS_OF_CLASSES = ("dataset", "split", "label_correct", "label_high_semantic_entropy")
+PREDICTORS = ("correctness", "semantic_entropy", "thinking_entropy", "combined")
 
 SLOW = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -92,8 +94,7 @@ def test_runs_are_listed_newest_first_and_damaged_ones_with_the_reason(
     out: Path, listed: dict[str, data.Listed]
 ) -> None:
     assert list(listed) == ["whole", "sparse", "ungraded", "damaged"]
-    assert listed["whole"].runs == 360
-    assert listed["whole"].questions == 60
+    assert listed["whole"].size == "360 runs of 60 questions"
     assert listed["whole"].datasets == ("lab", "lab:ood")
     assert listed["damaged"].damaged
     assert str(out) not in listed["damaged"].damaged
@@ -119,7 +120,7 @@ def test_all_visitors_share_one_copy_that_nobody_can_write_to(tmp_path: Path) ->
     assert len(visit(0)) == 24
 
 
-def test_stored_scores_are_read_where_they_are_scores(tmp_path: Path) -> None:
+def test_stored_scores_are_read_where_they_are_scores(tmp_path: Path, run: data.OpenRun) -> None:
     score = {"value": 0.8, "low": 0.7, "high": 0.9, "p_value": None, "n": 40, "undefined": ""}
     metrics = {
         "correctness": {
@@ -132,10 +133,12 @@ def test_stored_scores_are_read_where_they_are_scores(tmp_path: Path) -> None:
             "ood": 3,
         }
     }
-    assert data.stored_scores(tmp_path) == {}
+    about = run.table.about
+    label = about.label("correct")
+    assert data.stored_scores(tmp_path, about, label) == {}
     for text in ("", "[1]", '{"correctness": []}', "[" * 100_000, json.dumps(metrics)):
         (tmp_path / "metrics.json").write_text(text)
-        found = data.stored_scores(tmp_path)
+        found = data.stored_scores(tmp_path, about, label)
     assert set(found) == {"test"}
     assert {name: score_words(s) for name, s in found["test"].items()} == {
         "correctness": "0.800 [0.700, 0.900]",
@@ -149,7 +152,7 @@ def test_stored_scores_are_read_where_they_are_scores(tmp_path: Path) -> None:
 def some_filters(table: Any) -> st.SearchStrategy[Filters]:
     """Any filters that the page's elements can ask for."""
     least, most = length_range(table)
-    lengths = st.sampled_from(np.unique(table["thinking_tokens"]).tolist())
+    lengths = st.sampled_from(np.unique(table["number_thinking_tokens"]).tolist())
     ends = st.lists(lengths, min_size=2, max_size=2).map(sorted).map(tuple)
     share = st.integers(0, 100).map(lambda i: i / 100)
     shares = st.lists(share, min_size=2, max_size=2).map(sorted).map(tuple)
@@ -163,9 +166,7 @@ def some_filters(table: Any) -> st.SearchStrategy[Filters]:
     ranges = st.dictionaries(st.sampled_from(PREDICTORS), shares.filter(lambda e: e != (0.0, 1.0)))
     return st.builds(
         Filters,
-        datasets=some("dataset"),
-        splits=some("split"),
-        statuses=some("status"),
+        classes=st.fixed_dictionaries({column: some(column) for column in COLUMNS_OF_CLASSES}),
         representative=st.booleans(),
         length=st.none() | ends.filter(lambda e: e != (least, most)),
         probabilities=ranges,
@@ -175,14 +176,13 @@ def some_filters(table: Any) -> st.SearchStrategy[Filters]:
 
 def naive(table: Any, filters: Filters, row: int) -> bool:
     """Whether a run is like the filters say, looked up one value at a time."""
-    words = {name: table.words(name, [row])[0] for name in ("dataset", "split", "status")}
+    words = {name: table.words(name, [row])[0] for name in COLUMNS_OF_CLASSES}
+    unknown = {"label_correct": "not graded", "label_high_semantic_entropy": "unknown"}
     low, high = filters.length or (0, 10**9)
     return (
-        words["dataset"] in filters.datasets
-        and words["split"] in filters.splits
-        and (words["status"] or "not graded") in filters.statuses
+        all((words[c] or unknown[c]) in filters.classes[c] for c in COLUMNS_OF_CLASSES)
         and (not filters.representative or bool(table["representative"][row]))
-        and low <= table["thinking_tokens"][row] <= high
+        and low <= table["number_thinking_tokens"][row] <= high
         and all(
             a - 1e-6 <= table[f"probability_{name}"][row] <= b + 1e-6
             for name, (a, b) in filters.probabilities.items()
@@ -196,8 +196,8 @@ def test_filters_keep_what_a_look_at_each_run_keeps(asked: Any, run: data.OpenRu
     filters = asked.draw(some_filters(run.table))
     kept = apply_filters(run.table, filters)
     assert kept.rows.tolist() == [i for i in range(len(run.table)) if naive(run.table, filters, i)]
-    assert kept.questions == len(set(run.table["question_id"][kept.rows].tolist()))
-    counts = [step.runs for step in kept.steps.values()]
+    assert kept.groups == len(set(run.table["group_id"][kept.rows].tolist()))
+    counts = [step.units for step in kept.steps.values()]
     assert counts == sorted(counts, reverse=True)
     assert counts[-1] == len(kept.rows)
 
@@ -211,7 +211,7 @@ def test_a_row_without_a_probability_passes_no_range_of_it(sparse: data.OpenRun)
 
 def test_points_are_a_subset_that_no_filter_reshuffles() -> None:
     def kept(rows: np.ndarray, points: int) -> Any:
-        return filters.FilteredRuns(rows, 0, {}, Filters((), (), (), points=points))
+        return filters.FilteredRows(rows, 0, {}, Filters({}, points=points))
 
     wide = drawn_rows(kept(np.arange(5000), 500), 5000)
     assert len(wide) == 500
@@ -225,17 +225,18 @@ def test_points_are_a_subset_that_no_filter_reshuffles() -> None:
 
 def test_what_makes_scores_conditional_or_optimistic_is_said(run: data.OpenRun) -> None:
     table, usual = run.table, usual_filters(run.table)
-    assert usual.splits == ("test", "ood")
+    assert usual.classes["split"] == ("test", "ood")
 
-    def said(**changes: Any) -> str:
-        return " ".join(cautions(table, apply_filters(table, replace(usual, **changes))))
+    def said(classes: dict[str, Any] | None = None, **changes: Any) -> str:
+        asked = replace(usual, classes={**usual.classes, **(classes or {})}, **changes)
+        return " ".join(cautions(table, apply_filters(table, asked), "correct"))
 
     assert "pooled" in said()
-    assert said(splits=("test",)) == ""
-    assert "optimistic" in said(splits=("train", "test"))
-    assert "optimistic" not in said(splits=("train", "test"), datasets=("lab:ood",))
+    assert said({"split": ("test",)}) == ""
+    assert "optimistic" in said({"split": ("train", "test")})
+    assert "optimistic" not in said({"split": ("train", "test"), "dataset": ("lab:ood",)})
     assert "conditional" in said(probabilities={"correctness": (0.5, 1.0)})
-    assert "one class" in said(statuses=("correct", "unanswered"))
+    assert "one class" in said({"label_correct": ("correct", "unanswered")})
     assert "One run a question" in said(representative=True)
 
 
@@ -247,17 +248,14 @@ def test_what_makes_scores_conditional_or_optimistic_is_said(run: data.OpenRun) 
 def test_a_link_shows_the_same_view_again(asked: Any, run: data.OpenRun) -> None:
     filters = asked.draw(some_filters(run.table))
     usual = usual_filters(run.table)
-    filters = replace(
-        filters,
-        datasets=filters.datasets or usual.datasets,
-        splits=filters.splits or usual.splits,
-        statuses=filters.statuses or usual.statuses,
-    )
+    classes = {name: chosen or usual.classes[name] for name, chosen in filters.classes.items()}
+    filters = replace(filters, classes=classes)
     rows = st.lists(st.integers(0, len(run.table) - 1), max_size=10, unique=True)
     view = address.View(
         filters,
+        asked.draw(st.sampled_from(["correct", "high_semantic_entropy"])),
         asked.draw(st.sampled_from(PREDICTORS)),
-        asked.draw(st.sampled_from(list(SIGNALS))),
+        asked.draw(st.sampled_from(list(signals(run.table.about)))),
         tuple(asked.draw(rows)),
     )
     link = address.link("whole", view, run.table)
@@ -270,16 +268,21 @@ def test_a_link_shows_the_same_view_again(asked: Any, run: data.OpenRun) -> None
 
 def test_a_link_can_name_whatever_a_file_names(run: data.OpenRun) -> None:
     ids = tuple(f"a,b/{i}%2C&é <{HOSTILE[5]}" for i in range(60))
-    names = {**run.table.names, "question_id": ids, "dataset": ("x, y", "50 % of z?")}
+    names = {**run.table.names, "group_id": ids, "dataset": ("x, y", "50 % of z?")}
     table = replace(run.table, names=names)
     usual = address.usual_view(table)
-    view = replace(usual, filters=replace(usual.filters, datasets=("x, y",)), chosen=(7, 3))
+    classes = {**usual.filters.classes, "dataset": ("x, y",)}
+    view = replace(usual, filters=replace(usual.filters, classes=classes), chosen=(7, 3))
     link = address.link("a & b", view, table)
     params = dict(parse_qsl(link.removeprefix("?"), strict_parsing=True))
     assert address.asked_view(params, table) == address.Asked(view)
     assert params["run"] == "a & b"
 
 
+KEYS = (
+    *COLUMNS_OF_CLASSES, "representative", "length", *(f"p_{name}" for name in PREDICTORS),
+    "points", "label", "probe", "colour", "pick",
+)  # fmt: skip
 NASTY = (
     "../../etc/passwd", "..%2F..%2Fetc%2Fpasswd", "%252e%252e", "/", "whole/../whole", "\x00",
     "1e999", "nan", "-1", "１２", "0..", "5..2", "..", "0.2..0.1", "lab\udcff", "a" * 5000,
@@ -291,7 +294,7 @@ values = st.sampled_from(NASTY) | st.text(max_size=40)
 @SLOW
 @given(
     params=st.dictionaries(
-        st.sampled_from([address.RUN, *address.KEYS]) | st.text(max_size=12),
+        st.sampled_from([address.RUN, *KEYS]) | st.text(max_size=12),
         values | st.lists(values, max_size=80) | st.none() | st.integers(),
         max_size=8,
     )
@@ -304,18 +307,18 @@ def test_no_address_breaks_anything(
     assert first.name in ("whole", "sparse", "ungraded")
     found = address.asked_view(params, run.table)
     view, filters = found.view, found.view.filters
-    assert set(filters.datasets) <= set(class_names(run.table, "dataset"))
-    assert set(filters.splits) <= set(class_names(run.table, "split"))
-    assert set(filters.statuses) <= set(class_names(run.table, "status"))
+    assert set(KEYS) == set(address.keys(run.table.about))
+    for column in COLUMNS_OF_CLASSES:
+        assert set(filters.classes[column]) <= set(class_names(run.table, column))
     assert filters.points in POINTS
     assert view.probe in PREDICTORS
-    assert view.colour in SIGNALS
+    assert view.colour in signals(run.table.about)
     assert all(0 <= row < len(run.table) for row in view.chosen)
     words = address.ignored_words(found, first.in_vain)
     assert not set("<>&\"'/%\\") & set(words)
 
 
-@pytest.mark.parametrize("key", [address.RUN, *address.KEYS])
+@pytest.mark.parametrize("key", [address.RUN, *KEYS])
 def test_what_is_not_possible_changes_nothing_and_is_said(
     key: str, run: data.OpenRun, listed: dict[str, data.Listed]
 ) -> None:
@@ -343,7 +346,7 @@ def test_a_damaged_run_cannot_be_asked_for(listed: dict[str, data.Listed]) -> No
         "whole", True
     )
     assert address.first_run({}, [listed["damaged"]]) == address.FirstRun(None, False)
-    assert address.ignored_words(address.Asked(address.View(Filters((), (), ()), "", ""), (), 2))
+    assert address.ignored_words(address.Asked(address.View(Filters({}), "", "", ""), (), 2))
 
 
 # --- figures --------------------------------------------------------------------------------------
@@ -362,10 +365,14 @@ def drawn_points(figure: Any) -> dict[int, tuple[float, float]]:
 def test_figures_draw_the_rows_that_are_left_at_their_values(run: data.OpenRun) -> None:
     table, kept = run.table, apply_filters(run.table, usual_filters(run.table))
     for drawn, x, y in (
-        (figures.margin_view(table, kept, "combined"), "thinking_entropy", "margin_combined"),
         (
-            figures.entropy_view(table, kept),
-            "semantic_entropy",
+            figures.margin_view(table, kept, "combined", "correct"),
+            "number_thinking_entropy",
+            "margin_combined",
+        ),
+        (
+            figures.threshold_view(table, kept, "correct"),
+            "number_semantic_entropy",
             "probability_semantic_entropy",
         ),
         (figures.map_view(table, kept, "margin_correctness"), "umap_x", "umap_y"),
@@ -374,29 +381,28 @@ def test_figures_draw_the_rows_that_are_left_at_their_values(run: data.OpenRun) 
         expected = {int(i): (float(table[x][i]), float(table[y][i])) for i in kept.rows}
         assert drawn_points(drawn.figure) == expected
         assert drawn.words.startswith("In words: ")
-    lines = [
-        (s.y0, s.y1) for s in figures.margin_view(table, kept, "combined").figure.layout.shapes
-    ]
-    assert lines == [(0, 0)]
-    (line,) = figures.entropy_view(table, kept).figure.layout.shapes
-    assert line.x0 == line.x1 == table.about.threshold
+    margins = figures.margin_view(table, kept, "combined", "correct")
+    assert [(s.y0, s.y1) for s in margins.figure.layout.shapes] == [(0, 0)]
+    (line,) = figures.threshold_view(table, kept, "correct").figure.layout.shapes
+    assert line.x0 == line.x1 == table.about.label("high_semantic_entropy").threshold
 
 
 def test_colours_tell_correct_runs_from_wrong_ones(run: data.OpenRun) -> None:
     kept = apply_filters(run.table, usual_filters(run.table))
-    figure = figures.margin_view(run.table, kept, "correctness").figure
+    figure = figures.margin_view(run.table, kept, "correctness", "correct").figure
     named = {trace.name for trace in figure.data if trace.customdata is None}
     assert named == {"correct", "wrong", "unanswered"}
     for trace in figure.data:
         if trace.customdata is not None and len(trace.customdata):
-            assert set(run.table.words("status", trace.customdata)) == {trace.name}
+            assert set(run.table.words("label_correct", trace.customdata)) == {trace.name}
 
 
 def test_the_map_stays_where_it_is(run: data.OpenRun) -> None:
     table, usual = run.table, usual_filters(run.table)
-    wide = figures.map_view(table, apply_filters(table, usual), "status").figure
-    few = apply_filters(table, replace(usual, splits=("test",), statuses=("wrong",)))
-    narrow = figures.map_view(table, few, "thinking_tokens").figure
+    wide = figures.map_view(table, apply_filters(table, usual), "label_correct").figure
+    classes = {**usual.classes, "split": ("test",), "label_correct": ("wrong",)}
+    few = apply_filters(table, replace(usual, classes=classes))
+    narrow = figures.map_view(table, few, "number_thinking_tokens").figure
     assert wide.layout.xaxis.range == narrow.layout.xaxis.range
     assert wide.layout.yaxis.range == narrow.layout.yaxis.range
     assert drawn_points(narrow).items() < drawn_points(wide).items()
@@ -411,9 +417,9 @@ def test_selected_runs_stand_out_in_every_figure(run: data.OpenRun) -> None:
     kept = apply_filters(run.table, usual_filters(run.table))
     chosen = tuple(kept.rows[:3].tolist())
     for drawn in (
-        figures.margin_view(run.table, kept, "correctness", chosen),
-        figures.entropy_view(run.table, kept, chosen),
-        figures.map_view(run.table, kept, "status", chosen),
+        figures.margin_view(run.table, kept, "correctness", "correct", chosen),
+        figures.threshold_view(run.table, kept, "high_semantic_entropy", chosen),
+        figures.map_view(run.table, kept, "label_correct", chosen),
     ):
         strong = [
             int(row)
@@ -429,11 +435,11 @@ def test_many_points_are_drawn_by_webgl_and_left_out_ones_are_counted(tmp_path: 
     path = tmp_path / "large" / "analysis.parquet"
     make_analysis(path, questions=1000, runs=9, tokens=5, ood=0.0)
     table = data.open_run(data.listed_runs(tmp_path)[0]).table
-    every = replace(usual_filters(table), splits=class_names(table, "split"))
+    every = all_splits(table)
     kinds, sizes, titles = [], [], []
     for points in (2000, 20_000):
         drawn = figures.margin_view(
-            table, apply_filters(table, replace(every, points=points)), "combined"
+            table, apply_filters(table, replace(every, points=points)), "combined", "correct"
         )
         kinds.append({t.type for t in drawn.figure.data if t.customdata is not None})
         sizes.append(len(drawn_points(drawn.figure)))
@@ -447,7 +453,7 @@ def test_many_points_are_drawn_by_webgl_and_left_out_ones_are_counted(tmp_path: 
 
 def test_names_from_files_are_no_markup_in_figures(tmp_path: Path, run: data.OpenRun) -> None:
     table = run.table
-    names = {**table.names, "question_id": tuple(f"{HOSTILE[2]} {i}" for i in range(60))}
+    names = {**table.names, "group_id": tuple(f"{HOSTILE[2]} {i}" for i in range(60))}
     names["dataset"] = (HOSTILE[0], HOSTILE[4])
     hostile = replace(table, names=names)
     drawn = figures.map_view(hostile, apply_filters(hostile, usual_filters(hostile)), "dataset")
@@ -458,7 +464,7 @@ def test_names_from_files_are_no_markup_in_figures(tmp_path: Path, run: data.Ope
 
 def test_only_points_of_the_figure_are_selected(run: data.OpenRun) -> None:
     kept = apply_filters(run.table, usual_filters(run.table))
-    figure = figures.entropy_view(run.table, kept).figure
+    figure = figures.threshold_view(run.table, kept, "correct").figure
     first = int(figure.data[0].customdata[0])
     good = {"curveNumber": 0, "pointIndex": 0, "x": 1}
     assert rows_of_points(figure, [good, good]) == (first,)
@@ -474,19 +480,27 @@ def test_only_points_of_the_figure_are_selected(run: data.OpenRun) -> None:
 
 def views(run: data.OpenRun, filters: Filters) -> list[Any]:
     """Every view under some filters: figure and words."""
-    kept = apply_filters(run.table, filters)
-    scores = selection_scores(run, kept.rows)
+    table, kept = run.table, apply_filters(run.table, filters)
+    label = address.usual_view(table).label
+    scores = selection_scores(run, kept.rows, label)
     return [
-        *(figures.margin_view(run.table, kept, probe) for probe in PREDICTORS),
-        figures.entropy_view(run.table, kept),
-        *(figures.map_view(run.table, kept, colour) for colour in SIGNALS),
+        *(figures.margin_view(table, kept, p.name, label) for p in table.about.predictors),
+        figures.threshold_view(table, kept, label),
+        *(figures.map_view(table, kept, colour) for colour in signals(table.about)),
         figures.roc_view(scores),
         figures.risk_view(scores),
     ]
 
 
+def all_splits(table: Any) -> Filters:
+    """The usual filters, with every split."""
+    usual = usual_filters(table)
+    return replace(usual, classes={**usual.classes, "split": class_names(table, "split")})
+
+
 def test_an_empty_selection_says_so_in_every_view(run: data.OpenRun) -> None:
-    nothing = replace(usual_filters(run.table), datasets=())
+    usual = usual_filters(run.table)
+    nothing = replace(usual, classes={**usual.classes, "dataset": ()})
     for drawn in views(run, nothing):
         assert drawn.words == NOTHING_LEFT
         assert drawn_points(drawn.figure) == {}
@@ -503,11 +517,42 @@ def test_what_a_run_lacks_is_said_and_never_nan(name: str, listed: dict[str, dat
     by_probe = dict(zip(PREDICTORS, drawn, strict=False))
     if name == "sparse":
         assert "undefined, train has one class only" in by_probe["combined"].words
-        assert "entropies of the thinking's tokens are not known" in by_probe["correctness"].words
+        assert "the endpoint gave no entropies" in by_probe["correctness"].words
         assert "undefined, because train has one class only" in drawn[-2].words
     else:
         assert "none of them graded" in by_probe["correctness"].words
         assert "Undefined, because no run of the selection is graded." in drawn[-1].words
+
+
+# --- another study ------
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_a_table_of_another_study_is_shown_in_its_words(tmp_path: Path, classes: bool) -> None:
+    make_words_analysis(tmp_path / "words" / "analysis.parquet", classes=classes)
+    found = data.open_run(data.listed_runs(tmp_path)[0])
+    table, about = found.table, found.table.about
+    assert found.listed.size == "90 words"
+    usual = address.usual_view(table)
+    assert usual.label == ("kind" if classes else "hallucinated")
+    kept = apply_filters(table, usual.filters)
+    coloured = figures.map_view(table, kept, "label_kind")
+    assert "This run has no values of umap" in coloured.words
+    margins = figures.margin_view(table, kept, "probe", "kind")
+    named = {trace.name for trace in margins.figure.data if trace.customdata is None}
+    assert named == {"none", "fact", "name"}
+    drawn = views(found, usual.filters)
+    said = " ".join(each.words for each in drawn) + page.introduction(found).text
+    said += page.details_view(found, kept, (3,)) + page.provenance(found).text
+    assert "word 3" in said
+    assert "<script" not in said
+    for word in ("question", "correct", "thinking", "semantic entropy"):
+        assert word not in said.replace("questions</div>", "")
+    scored = selection_scores(found, kept.rows, usual.label).by_predictor["probe"].auroc
+    assert (scored.undefined != "") is classes
+    assert classes or scored.value > 0.6
+    assert page.stored_scores(found, usual.label) is None
+    assert len(about.predictors) == 1
 
 
 # --- scores ---------------------------------------------------------------------------------------
@@ -515,18 +560,19 @@ def test_what_a_run_lacks_is_said_and_never_nan(name: str, listed: dict[str, dat
 
 def test_scores_are_those_of_the_house_resampled_by_question(run: data.OpenRun) -> None:
     table = run.table
-    kept = apply_filters(table, replace(usual_filters(table), splits=("test",)))
-    scores = selection_scores(run, kept.rows)
-    rows = kept.rows[np.isfinite(table["correct"][kept.rows])]
-    assert (scores.runs, scores.left_out) == (len(rows), len(kept.rows) - len(rows))
+    usual = usual_filters(table)
+    kept = apply_filters(table, replace(usual, classes={**usual.classes, "split": ("test",)}))
+    scores = selection_scores(run, kept.rows, "correct")
+    rows = kept.rows[np.isfinite(table.truth("correct", kept.rows))]
+    assert (scores.units, scores.left_out) == (len(rows), len(kept.rows) - len(rows))
     for name in PREDICTORS:
         sign = -1 if name == "semantic_entropy" else 1
         expected = evaluate_classifier(
             sign * table[f"margin_{name}"][rows],
-            table["correct"][rows],
+            table.truth("correct", rows),
             n_boot=scores.resamples,
             n_perm=0,
-            groups=table["question_id"][rows],
+            groups=table["group_id"][rows],
         )["auroc"]
         found = scores.by_predictor[name].auroc
         assert (found.value, found.low, found.high) == (
@@ -535,18 +581,19 @@ def test_scores_are_those_of_the_house_resampled_by_question(run: data.OpenRun) 
         assert found.n == len(rows)
     curve = scores.by_predictor["combined"].risk
     assert curve is not None
-    assert curve.risk[-1] == pytest.approx(1 - table["correct"][rows].mean())
-    assert selection_scores(run, kept.rows.copy()) is scores
+    assert curve.risk[-1] == pytest.approx(1 - table.truth("correct", rows).mean())
+    assert selection_scores(run, kept.rows.copy(), "correct") is scores
+    assert selection_scores(run, kept.rows, "high_semantic_entropy") is not scores
 
 
 def test_one_class_is_undefined_in_words(run: data.OpenRun) -> None:
-    right = np.flatnonzero(run.table["correct"] == 1)
-    one_question = np.flatnonzero(run.table["question_id"] == run.table["question_id"][right[0]])
-    scores = score_rows(run.table, right)
+    right = np.flatnonzero(run.table.truth("correct") == 1)
+    one_question = np.flatnonzero(run.table["group_id"] == run.table["group_id"][right[0]])
+    scores = score_rows(run.table, right, "correct")
     for view in (figures.roc_view(scores), figures.risk_view(scores)):
         assert f"all {len(right)} graded runs are correct" in view.words
         assert not view.figure.data
-    for found in score_rows(run.table, one_question).by_predictor.values():
+    for found in score_rows(run.table, one_question, "correct").by_predictor.values():
         assert found.auroc.low is None
         assert found.auroc.undefined or "one group" in found.auroc.note
 
@@ -556,12 +603,12 @@ def test_one_class_is_undefined_in_words(run: data.OpenRun) -> None:
 
 def rows_of(table: Any, number: int) -> list[int]:
     """The rows of the question with a number."""
-    named = [i for i, name in enumerate(table.names["question_id"]) if name.endswith(f"-{number}")]
-    return np.flatnonzero(np.isin(table["question_id"], named)).tolist()
+    named = [i for i, name in enumerate(table.names["group_id"]) if name.endswith(f"-{number}")]
+    return np.flatnonzero(np.isin(table["group_id"], named)).tolist()
 
 
 def test_details_show_texts_that_are_nothing_but_text(run: data.OpenRun) -> None:
-    everything = replace(usual_filters(run.table), splits=class_names(run.table, "split"))
+    everything = all_splits(run.table)
     kept = apply_filters(run.table, everything)
     chosen = tuple(rows_of(run.table, 7)[:2] + rows_of(run.table, 9) + rows_of(run.table, 47)[:1])
     found = page.details_view(run, kept, chosen)
@@ -578,7 +625,7 @@ def test_details_are_of_ten_runs_at_most_that_the_filters_leave(run: data.OpenRu
     kept = apply_filters(run.table, usual_filters(run.table))
     none = page.details_view(run, kept, ())
     assert none.count("<section") == 0
-    assert "No run is selected" in none
+    assert "Nothing is selected" in none
     many = page.details_view(run, kept, tuple(kept.rows[::-1][:25].tolist()))
     assert many.count("<section") == 10
     assert "25 runs selected; the first 10 in the order of the file are shown." in many
@@ -589,7 +636,7 @@ def test_details_are_of_ten_runs_at_most_that_the_filters_leave(run: data.OpenRu
 
 
 def test_very_long_runs_stay_small_on_the_page(run: data.OpenRun) -> None:
-    everything = replace(usual_filters(run.table), splits=class_names(run.table, "split"))
+    everything = all_splits(run.table)
     rows = rows_of(run.table, 11) + rows_of(run.table, 13)[:1]
     found = page.details_view(run, apply_filters(run.table, everything), tuple(rows))
     assert "characters in all" in found
@@ -671,9 +718,16 @@ def test_an_exported_page_shows_the_run_and_no_code(root: Path, out: Path, tmp_p
 
 
 def test_where_numbers_come_from_is_escaped(run: data.OpenRun) -> None:
+    about = run.table.about
+    spoilt = tuple(replace(p, title=HOSTILE[1], undefined="<b>") for p in about.predictors)
     hostile = replace(
-        run.table.about, model=HOSTILE[0], notes={"umap": HOSTILE[2]}, undefined={"combined": "<b>"}
-    )
-    shown = page.provenance(data.OpenRun(run.listed, replace(run.table, about=hostile))).text
+        about, model=HOSTILE[0], notes={"umap": HOSTILE[2]}, predictors=spoilt, title=HOSTILE[1],
+        introduction=HOSTILE[0], words={HOSTILE[0]: HOSTILE[2]}, facts={HOSTILE[2]: HOSTILE[0]},
+    )  # fmt: skip
+    opened = data.OpenRun(run.listed, replace(run.table, about=hostile))
+    views = (page.provenance, page.introduction, page.glossary)
+    shown = "".join(view(opened).text for view in views)
+    elements = page.filter_elements(opened.table, address.usual_view(opened.table))
+    assert not any(tag in elements.text for tag in ("<script", "<img", "&lt;script"))
     assert html.escape(HOSTILE[0]) in shown
     assert not any(tag in shown for tag in ("<script", "<img", "<b>"))

@@ -13,7 +13,8 @@ import torch
 
 from helpers.errors import UserError
 from helpers.hidden_states import capture as capture_module
-from helpers.hidden_states.capture import Capture, capture, think_end_id
+from helpers.hidden_states.capture import Capture, capture
+from helpers.hidden_states.positions import think_end_id
 from helpers.models import forwards
 from helpers.models.forwards import Backend, TokenSequence, batch_length
 from helpers.models.loading import LanguageModel, decoder_blocks, load_language_model

@@ -127,7 +127,7 @@ def test_gpt2_on_gsm8k_runs_and_then_runs_again_without_the_hub(
     for line in (
         f"Fetching {GPT2}: 3,414/3,414 kB",
         f"Fetching {NLI}: ",
-        "Sampling answers: 12/12",
+        "Sampling answers: ",
     ):
         assert line in cold.err
     asked = {a.path.rpartition("/")[2] for a in hub.asked if "resolve" in a.path}

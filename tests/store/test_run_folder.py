@@ -17,21 +17,25 @@ from hypothesis import strategies as st
 
 from helpers.app.report import provenance_card
 from helpers.cli.main import build_parser
-from helpers.config import POSITIONS, RunConfig, repeat_command
+from helpers.config import RunConfig
 from helpers.errors import UserError
 from helpers.store.run_folder import run_label, stored_runs, write_manifest
-from helpers.studies.registry import config_from_namespace, make_config
+from helpers.studies.registry import config_from_namespace, make_config, repeat_command
+from helpers.studies.semantic_entropy.config import POSITIONS
 from helpers.studies.semantic_entropy.run_files import StoredRun, read_run
-from helpers.studies.study import STAGES
+from helpers.studies.semantic_entropy.study import STUDY
 
 PARSER = build_parser()
 
 
-def written(folder: Path, at: float, stages: tuple[str, ...] = STAGES, **config: Any) -> Path:
+def written(
+    folder: Path, at: float, stages: tuple[str, ...] = STUDY.stage_names, **config: Any
+) -> Path:
     """A run folder of a manifest alone, written at a time."""
     made = make_config("lab", **config)
     counts = {"questions": made.limit}
     manifest = {"config": made.results_fields(), "counts": counts, "stages_done": list(stages)}
+    manifest |= {"study": STUDY.name, "stages": list(STUDY.stage_names)}
     write_manifest(folder, {"run": made.run_name(), **manifest})
     os.utime(folder / "manifest.json", (at, at))
     return folder
@@ -44,8 +48,8 @@ def test_runs_are_listed_newest_first(tmp_path: Path) -> None:
     written(
         tmp_path / "old", 100, limit=200, k=5, temperature=0.7, model="a/b", questions="q.jsonl"
     )
-    written(tmp_path / "new", 300, STAGES[:2])
-    written(tmp_path / "young", 400, STAGES[:1])
+    written(tmp_path / "new", 300, STUDY.stage_names[:2])
+    written(tmp_path / "young", 400, STUDY.stage_names[:1])
     written(tmp_path / "middle", 200)
     runs = stored_runs(tmp_path)
     assert [run.name for run in runs] == ["young", "new", "middle", "old"]

@@ -17,10 +17,8 @@ from helpers.progress import silent_progress
 from helpers.store.run_folder import read_manifest
 from helpers.studies import recorder
 from helpers.studies.recorder import CUDA, MPS, RSS, RSS_SO_FAR, Recorder, peaks, reset_peaks
-from helpers.studies.registry import make_config, run_study
+from helpers.studies.registry import make_config, run_study, study_of
 from helpers.studies.semantic_entropy import stages as run_module
-from helpers.studies.semantic_entropy.stages import run
-from helpers.studies.study import REASONING_STAGES, STAGES
 from support.run_folders import TINY
 from support.tiny_models import save_language_model
 
@@ -43,13 +41,14 @@ def manifest_of(config: RunConfig) -> dict[str, Any]:
 def test_every_stage_has_its_peak_of_memory(
     tiny_run: RunConfig, tmp_path: Path, preset: str
 ) -> None:
-    config, stages = tiny_run, STAGES
+    config = tiny_run
     if preset == "lab-think":
         places = {"cache_dir": tmp_path / "cache", "out": tmp_path / "out"}
-        config, stages = make_config(preset, **THINK, **places), REASONING_STAGES
+        config = make_config(preset, **THINK, **places)
         run_study(config, silent_progress())
     manifest = manifest_of(config)
-    assert tuple(manifest["work"]) == stages
+    assert tuple(manifest["work"]) == study_of(config).stage_names
+    assert manifest["stages"] == manifest["stages_done"] == list(manifest["work"])
     for stage, work in manifest["work"].items():
         (peak,) = [work[name] for name in (RSS, RSS_SO_FAR) if name in work]
         assert isinstance(peak, int), stage
@@ -125,7 +124,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_attempts_are_added_up(tmp_path: Path, clock: list[float]) -> None:
     config = make_config(out=tmp_path)
-    first = Recorder(config)
+    first = Recorder(config, ("samples",))
     progress = first.recorded(silent_progress())
     first.begin("samples")
     with progress("Sampling answers", 100, "questions") as stage:
@@ -134,13 +133,13 @@ def test_attempts_are_added_up(tmp_path: Path, clock: list[float]) -> None:
     work = manifest_of(config)["work"]["samples"]
     assert (work["seconds"], work["generated"]) == (10, 40)  # though nothing ends it: it is killed
 
-    second = Recorder(config)
+    second = Recorder(config, ("samples",))
     second.begin("samples")
     clock[0] += 3
     second.interrupted()
     assert manifest_of(config)["stages_done"] == []
 
-    third = Recorder(config)
+    third = Recorder(config, ("samples",))
     third.manifest["work"]["samples"][RSS] = 10**15
     third.begin("samples")
     clock[0] += 2
@@ -148,7 +147,7 @@ def test_attempts_are_added_up(tmp_path: Path, clock: list[float]) -> None:
     work = manifest_of(config)["work"]["samples"]
     assert (work["seconds"], work["generated"], work[RSS]) == (15, 100, 10**15)
 
-    again = Recorder(config)  # finds everything stored
+    again = Recorder(config, ("samples",))  # finds everything stored
     again.begin("samples")
     with again.recorded(silent_progress())("Sampling answers", 1, "questions") as stage:
         clock[0] += 99
@@ -172,13 +171,13 @@ def test_what_a_failed_attempt_took_is_not_lost(
 
         patch.setattr(run_module, "write_samples", failing)
         with pytest.raises(KeyboardInterrupt):
-            run(config, silent_progress(), until="meanings")
+            run_study(config, silent_progress(), until="meanings")
     attempt = manifest_of(config)
     assert attempt["stages_done"] == ["samples"]
     lost = attempt["work"]["meanings"]
     assert lost["forwards"] > 0
     assert lost["seconds"] > 0
-    run(config, silent_progress(), until="meanings")
+    run_study(config, silent_progress(), until="meanings")
     whole = manifest_of(config)["work"]["meanings"]
     assert whole["forwards"] == lost["forwards"]  # nothing was judged twice
     assert whole["seconds"] >= lost["seconds"]
@@ -197,7 +196,7 @@ def test_what_did_not_fit_is_counted(tmp_path: Path) -> None:
         folder = save_language_model("gpt2", tmp_path / "model")
     options = TINY | {"model": str(folder), "cache_dir": tmp_path / "cache", "out": tmp_path}
     config = make_config(**options, p_true_shots=6, estimators=("p_true_few_shot",))
-    run(config, silent_progress(), until="uncertainty")
+    run_study(config, silent_progress(), until="uncertainty")
     counts = manifest_of(config)["counts"]
     assert counts["questions_asked"] == counts["questions"] + counts["questions_too_long"] == 30
     assert counts["samples"] == 4 * counts["questions"]

@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,20 @@ import numpy as np
 if __name__ == "__main__":  # as a script: the repository is the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from helpers.analysis_table.file import COLUMNS, ROWS_PER_GROUP, About, write_groups
+from helpers.analysis_table.about import (
+    PROBE_PARTS,
+    About,
+    Label,
+    Noun,
+    Number,
+    Predictor,
+    Split,
+    Text,
+    Tokens,
+)
+from helpers.analysis_table.file import UnitRows, write_analysis_table
+from helpers.progress import silent_progress
+from helpers.studies.reasoning.analysis_table import NUMBERS, describe
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -60,23 +74,88 @@ def make_analysis(
     if not entropies:
         narrow["thinking_entropy"][:] = np.nan
     if not references:
-        narrow["correct"][:] = np.nan
         narrow["status"] = [None] * len(answers)
-    about = About(
+    about = describe(
         run="made-up-00000000",
         model="made-up/model",
-        position="think_end",
-        threshold=THRESHOLD,
         entropy_of="final-answer",
+        threshold=THRESHOLD,
         datasets={"lab": "in", "lab:ood": "ood"}
         if "lab:ood" in narrow["dataset"]
         else {"lab": "in"},
+        place="think_end",
         layers={"correctness": 3, "semantic_entropy": 4},
         undefined={name: "train has one class only (made up)" for name in undefined},
+        entropies=entropies,
         notes={"umap": "made-up coordinates: six topics, wrong runs beside the right ones"},
     )
-    groups = _groups(rng, narrow, answers, tokens, entropies, references)
-    write_groups(Path(path), groups, about, len(answers))
+    texts = [
+        _texts(rng, narrow, answers, row, tokens, entropies, references)
+        for row in range(len(answers))
+    ]
+    spans = [len(text["thinking_tokens"].texts) for text in texts]
+    narrow["thinking_tokens"] = [max(0, span - 2) for span in spans]
+    narrow["question_characters"] = [len(text["question"]) for text in texts]
+    rows = UnitRows(
+        *(narrow[name] for name in ("question_id", "run_id", "dataset", "split")),
+        labels={
+            "correct": narrow["status"],
+            "high_semantic_entropy": np.where(narrow["high"], "high", "not high"),
+        },
+        predictions={
+            name: {part: narrow[f"{part}_{name}"] for part in PROBE_PARTS} for name in NOISE
+        },
+        numbers={number.name: narrow[number.name] for number in NUMBERS},
+        representative=narrow["representative"],
+        coordinates=np.stack([narrow["umap_x"], narrow["umap_y"]], axis=1),
+    )
+    write_analysis_table(Path(path), about, rows, texts.__getitem__, progress=silent_progress())
+    return about
+
+
+def make_words_analysis(path: Path, *, words: int = 90, classes: bool = False) -> About:
+    """Write a file of another study: a row a word, no groups, three kinds of hallucination.
+
+    `classes` leaves the label of two classes out, so that nothing can be scored.
+    """
+    rng = np.random.default_rng(1)
+    kinds = Label("kind", "kind of <b>hallucination</b>", ("none", "fact", "name"))
+    two = Label("hallucinated", "hallucinated or not", ("yes", "no"), "yes", "no")
+    about = About(
+        run="words-1",
+        model="made-up/words",
+        title="Which words are made up? <script>alert(1)</script>",
+        introduction="One row a word.",
+        unit=Noun("word", "words"),
+        group=None,
+        labels=(kinds,) if classes else (kinds, two),
+        predictors=(Predictor("probe", "word probe", kinds.name if classes else two.name, {}),),
+        numbers=(Number("surprisal", "surprisal", "nats"),),
+        texts=(Text("word", "word"),),
+        splits=(Split("held_out", "held out", scored=True),),
+        datasets={"news": "in"},
+    )
+    if not classes:
+        spoken = replace(about.predictors[0], directions={two.name: 1})
+        about = replace(about, predictors=(spoken,))
+    which = rng.integers(0, 3, words)
+    margin = rng.normal(0, 1, words) + (which > 0)
+    labels: dict[str, Any] = {"kind": np.array(kinds.classes)[which]}
+    if not classes:
+        labels["hallucinated"] = np.where(which > 0, "yes", "no")
+    rows = UnitRows(
+        [f"w{i}" for i in range(words)], [0] * words, ["news"] * words, ["held_out"] * words,
+        labels=labels,
+        predictions={
+            "probe": {
+                "probability": 1 / (1 + np.exp(-margin)), "margin": margin, "projection": margin,
+            }
+        },
+        numbers={"surprisal": rng.exponential(1, words)},
+    )  # fmt: skip
+    write_analysis_table(
+        path, about, rows, lambda row: {"word": f"word {row}"}, progress=silent_progress()
+    )
     return about
 
 
@@ -120,16 +199,14 @@ def _narrow(
         "dataset": np.where(is_ood, "lab:ood", "lab")[owner],
         "split": split[owner],
         "status": np.where(unanswered, "unanswered", np.where(right, "correct", "wrong")),
-        "correct": np.where(unanswered, np.nan, right),
         **columns,
         "semantic_entropy": entropy[owner],
         "semantic_entropy_other": other[owner],
-        "high_semantic_entropy": entropy[owner] > THRESHOLD,
+        "high": entropy[owner] > THRESHOLD,
         "agreement": agreement,
         "thinking_entropy": measured,
         "thinking_tokens": thinking,
         "answer_tokens": rng.integers(4, 9, n),
-        "question_characters": np.zeros(n, int),
         "umap_x": 6 * np.cos(angle)[owner] + rng.normal(0, 0.8, n) - 1.2 * right,
         "umap_y": 6 * np.sin(angle)[owner] + rng.normal(0, 0.8, n) + 4 * is_ood[owner],
         "representative": first,
@@ -158,31 +235,6 @@ def _meanings(
     return entropy, other, agreement, first
 
 
-def _groups(
-    rng: np.random.Generator,
-    narrow: dict[str, Any],
-    answers: np.ndarray,
-    tokens: int,
-    entropies: bool,
-    references: bool,
-) -> Iterator[dict[str, Any]]:
-    """Groups of rows with their texts, made one at a time."""
-    for start in range(0, len(answers), ROWS_PER_GROUP):
-        rows = range(start, min(start + ROWS_PER_GROUP, len(answers)))
-        group = {name: values[rows.start : rows.stop] for name, values in narrow.items()}
-        texts = [_texts(rng, narrow, answers, row, tokens, entropies) for row in rows]
-        for name in texts[0]:
-            group[name] = [text[name] for text in texts]
-        if not references:
-            group["reference"] = [""] * len(rows)
-        group["question_characters"] = [len(text) for text in group["question"]]
-        group["thinking_tokens"] = [
-            end - start if end >= 0 else 0
-            for start, end in zip(group["thinking_start"], group["thinking_end"], strict=True)
-        ]
-        yield {column.name: group[column.name] for column in COLUMNS}
-
-
 def _texts(
     rng: np.random.Generator,
     narrow: dict[str, Any],
@@ -190,6 +242,7 @@ def _texts(
     row: int,
     tokens: int,
     entropies: bool,
+    references: bool,
 ) -> dict[str, Any]:
     run, owner = int(narrow["run_id"][row]), narrow["question_id"][row]
     number = int(owner.split("-")[1])
@@ -207,21 +260,21 @@ def _texts(
         question += " Think of it again and again." * 3000
         pieces = _thinking(rng, 8000)
     ids = ["<think>", "\n", *pieces, "\n", "</think>", "\n\n", *said, "<|im_end|>"]
-    span = (2, 2 + len(pieces))
+    end = 2 + len(pieces)
     if number == 13 and run == 0:  # no thinking was closed
-        ids, span = ids[:-1], (-1, -1)
+        ids, end = ids[:-1], 0
     level = narrow["thinking_entropy"][row]
     values = rng.exponential(level if np.isfinite(level) else 0.5, len(ids)).astype(np.float32)
+    if not entropies:
+        values = values[:0]
     return {
         "question": question,
-        "reference": str(number % 90 + 3),
+        "reference": str(number % 90 + 3) if references else "",
         "thinking": "".join(pieces),
         "answer": "".join(said).strip(),
         "final_answer": final,
-        "token_texts": ids,
-        "token_entropies": values if entropies else (),
-        "thinking_start": span[0],
-        "thinking_end": span[1],
+        "thinking_tokens": Tokens(tuple(ids[:end]), values[:end]),
+        "answer_tokens": Tokens(tuple(ids[end:]), values[end:]),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,13 @@ def stored(
     for name, states in hidden.items():
         path = folder / "hidden" / f"{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_arrays(path, {"hidden": states.astype(np.float32)})
+        arrays = {
+            "hidden": states.astype(np.float32),
+            "stand_in": np.zeros(n, dtype=bool),
+            "token_id": np.zeros(n, dtype=np.int64),
+            "token_embedding": np.zeros((n, states.shape[-1]), dtype=np.float32),
+        }
+        write_arrays(path, arrays, {"rows": json.dumps([q.id for q in questions]), **hashes})
     threshold = best_split_threshold(entropy[splits == "train"])
     high = np.full(n, np.nan) if threshold is None else (entropy > threshold) * 1.0
     manifest: dict[str, Any] = {"config": {"positions": list(hidden)}, "hashes": dict(hashes)}

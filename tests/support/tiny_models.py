@@ -33,12 +33,14 @@ def byte_tokenizer(special: Sequence[str] = (END, THINK, END_THINK), **kwargs: A
     return PreTrainedTokenizerFast(tokenizer_object=backend, **kwargs)
 
 
-def save_language_model(architecture: str, folder: Path, *, seed: int = 0) -> Path:
-    """Save a random causal language model of three layers and its byte tokenizer."""
+def save_language_model(
+    architecture: str, folder: Path, *, seed: int = 0, tokenizer: Any = None
+) -> Path:
+    """Save a random causal language model of three layers and its tokenizer, else a byte one."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    tokenizer = byte_tokenizer(eos_token=END)
+    tokenizer = tokenizer or byte_tokenizer(eos_token=END)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(_config(architecture, len(tokenizer)))

@@ -16,7 +16,12 @@ from helpers.data.answers import Grade
 from helpers.data.questions import Question
 from helpers.errors import UserError
 from helpers.generation import option_logprobs
-from helpers.generation.option_logprobs import PromptCounts, common_length, next_log_probs
+from helpers.generation.option_logprobs import (
+    PromptCounts,
+    common_length,
+    next_log_probs,
+    option_log_probs,
+)
 from helpers.generation.records import GREEDY, Sample
 from helpers.generation.samples import SampledAnswers
 from helpers.models.loading import LanguageModel, identify, load_language_model
@@ -106,6 +111,21 @@ def test_prompts_that_are_alike_or_alone_or_fill_the_context(models, architectur
         expected = [alone(lm, p)[[5, 6]] for p in prompts]
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
     assert next_log_probs(lm, [], (5, 6), PromptCounts()).shape == (0, 2)
+
+
+def test_an_option_is_as_likely_as_its_tokens_one_after_the_other(models):
+    lm, prompts = models["llama"], alike(4, 10, 8)
+    options = [(5,), (5, 6), (7, 5, 6, 5), (5, 6)]
+    counts = PromptCounts()
+    found = option_log_probs(lm, prompts, options, counts)
+    expected = [
+        [sum(alone(lm, (*p, *o[:i]))[o[i]] for i in range(len(o))) for o in options]
+        for p in prompts
+    ]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    assert np.ptp(found[:, :3], axis=1).min() > 1
+    assert counts.prompts == 4 * 5  # what each option begins with is asked once: 5, 7, 75, 756, –
+    assert option_log_probs(lm, [], options, counts).shape == (0, 4)
 
 
 @given(st.lists(st.lists(st.integers(0, 2), max_size=5).map(tuple), min_size=1, max_size=5))
@@ -367,13 +387,13 @@ def test_what_does_not_fit_is_said(models, store):
 
 def test_every_few_shot_prompt_fits(models, store, monkeypatch):
     lengths: list[int] = []
-    plain = option_logprobs.next_log_probs
+    plain = option_logprobs.option_log_probs
 
     def watch(lm, prompts, *given):
         lengths.extend(map(len, prompts))
         return plain(lm, prompts, *given)
 
-    monkeypatch.setattr(p_true, "next_log_probs", watch)
+    monkeypatch.setattr(p_true, "option_log_probs", watch)
     found = ask_p_true(config_of(models["gpt2"]), sampled(), GRADES, store, silent_progress())
     assert CONTEXT - 200 < max(lengths) <= CONTEXT
     assert np.isfinite(found.few_shot).sum() == 8 - found.n_shots

@@ -8,10 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from helpers.data.answers import answer_key
-from helpers.data.questions import Question
 from helpers.evaluation.scores import best_split_threshold
-from helpers.generation.records import Sample
-from helpers.generation.samples import SampledAnswers
 from helpers.meanings.grouping import choose_judge, group_by_meaning
 from helpers.progress import Progress
 from helpers.store.cache import Store
@@ -57,9 +54,11 @@ def find_study_meanings(
     rows = kept_questions(config, runs.questions, runs.runs)
     valid = [[run for run in runs.runs[i] if not run.excluded] for i in rows]
     questions = [runs.questions[i] for i in rows]
-    equivalent, description, counts = choose_judge(config, _as_answers(questions, valid), store)
+    texts = [[run.answer for run in row] for row in valid]
+    validation = [row for q, row in zip(questions, texts, strict=True) if q.split == "validation"]
+    equivalent, description, counts = choose_judge(config, store, validation)
     whole = group_by_meaning(
-        [[run.answer for run in row] for row in valid],
+        texts,
         [q.question for q in questions],
         equivalent,
         description,
@@ -93,20 +92,6 @@ def group_final_answers(answers: Sequence[str | None]) -> tuple[int, ...]:
     return tuple(numbers.setdefault(key, len(numbers)) for key in keys)
 
 
-def _as_answers(
-    questions: Sequence[Question], valid: Sequence[Sequence[ReasoningRun]]
-) -> SampledAnswers:
-    """The whole answers as the main study's record, by which a judge's threshold is chosen."""
-    samples = tuple(
-        tuple(
-            Sample(run.question_id, run.run_id, run.answer, (), (), (), run.finish_reason)
-            for run in row
-        )
-        for row in valid
-    )
-    return SampledAnswers(tuple(questions), samples, (), (), 0)
-
-
 @dataclass(frozen=True)
 class ValidRuns:
     """The valid runs of the kept questions, question by question: the rows of the table."""
@@ -122,7 +107,7 @@ def valid_runs(runs: Runs, meanings: StudyMeanings) -> ValidRuns:
     for each in meanings.kept:
         by_id = {run.run_id: run for run in runs.runs[each.row]}
         found += [by_id[run_id] for run_id in each.run_ids]
-        prompts += [runs.prompt_ids[each.row]] * len(each.run_ids)
+        prompts += [runs.prompts[each.row].token_ids] * len(each.run_ids)
     return ValidRuns(tuple(found), tuple(prompts))
 
 

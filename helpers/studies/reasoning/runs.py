@@ -12,17 +12,11 @@ from typing import Any
 from helpers.data.answers import grade
 from helpers.data.questions import Question, load_questions
 from helpers.errors import UserError
-from helpers.generation.records import TOO_LONG, Backend, Decoding, Request, Sample
-from helpers.generation.samples import (
-    open_backend,
-    prompt_texts,
-    read_sample,
-    sample_key,
-    stored_fields,
-)
-from helpers.hidden_states.capture import think_end_id
+from helpers.generation.records import Prompt, Sample
+from helpers.generation.samples import answer_questions
+from helpers.hidden_states.positions import think_end_id
 from helpers.models.loading import identify, load_tokenizer
-from helpers.progress import Progress
+from helpers.progress import Progress, silent_progress
 from helpers.store.cache import Store
 from helpers.store.files import write_bytes
 from helpers.studies.reasoning.config import PREPARED, ReasoningConfig
@@ -169,8 +163,8 @@ class Runs:
 
     questions: tuple[Question, ...]
     """Those whose prompt fits into the model's context."""
-    prompt_ids: tuple[tuple[int, ...], ...]
-    """`[n]`, the prompt of each question in tokens."""
+    prompts: tuple[Prompt, ...]
+    """`[n]`"""
     runs: tuple[tuple[ReasoningRun, ...], ...]
     """`[n][K]`"""
     too_long: tuple[str, ...]
@@ -186,100 +180,22 @@ class Runs:
 def generate_runs(
     config: ReasoningConfig, questions: Sequence[Question], store: Store, progress: Progress
 ) -> Runs:
-    """K runs of each question; only what is not stored is generated.
-
-    Raises `UserError` when the stored runs come from several models at an endpoint.
-    """
-    prompts = prompt_texts(config, [q.question for q in questions])
+    """K runs of each question, taken apart; only what is not stored is generated."""
+    found = answer_questions(config, questions, store, progress)
     tokenizer = load_tokenizer(identify(config.model))
-    encoded = tokenizer(prompts, add_special_tokens=not config.chat)["input_ids"]
-    prompt_ids = [tuple(ids) for ids in encoded]
-    keys = {
-        (i, s): _key(config, question, prompts[i], s)
-        for i, question in enumerate(questions)
-        for s in range(config.k)
-    }
-    known = store.get_many(keys.values())
-    missing = sum(key not in known for key in keys.values())
-    backend = open_backend(config)
-    if missing:
-        _generate_missing(
-            backend, config, questions, prompts, prompt_ids, keys, known, store, progress
-        )
-    _check_one_model(config, known)
-    fits = [not _is_too_long(known[keys[i, 0]]) for i in range(len(questions))]
-    kept = [i for i, fitting in enumerate(fits) if fitting]
-    tags = [thinking_tags(config, tokenizer, prompt) for prompt in prompts]
+    runs = []
+    for question, prompt, row in zip(found.questions, found.prompts, found.samples, strict=True):
+        tags = thinking_tags(config, tokenizer, prompt.text)
+        runs.append(tuple(read_run(question, sample, tags) for sample in row))
     return Runs(
-        questions=tuple(questions[i] for i in kept),
-        prompt_ids=tuple(prompt_ids[i] for i in kept),
-        runs=tuple(
-            tuple(
-                read_run(questions[i], read_sample(questions[i].id, s, known[keys[i, s]]), tags[i])
-                for s in range(config.k)
-            )
-            for i in kept
-        ),
-        too_long=tuple(q.id for q, fitting in zip(questions, fits, strict=True) if not fitting),
-        generated=missing,
-        backend={**backend.describe(), "promise": backend.promise},
-        retokenised=sum(bool(known[key].get("retokenised")) for key in keys.values()),
+        questions=found.questions,
+        prompts=found.prompts,
+        runs=tuple(runs),
+        too_long=found.too_long,
+        generated=found.generated,
+        backend=found.backend,
+        retokenised=sum(sample.retokenised for row in found.samples for sample in row),
     )
-
-
-def _key(config: ReasoningConfig, question: Question, prompt: str, sample_id: int) -> str:
-    """Where a run is stored; runs of transformers are the samples of the main study."""
-    if config.backend == "hf":
-        return sample_key(config, question, prompt, sample_id)
-    served = config.served_model or config.model
-    apart = {"backend": config.backend} | ({"served": served} if config.backend == "openai" else {})
-    return sample_key(config, question, prompt, sample_id, **apart)
-
-
-def _generate_missing(
-    backend: Backend,
-    config: ReasoningConfig,
-    questions: Sequence[Question],
-    prompts: Sequence[str],
-    prompt_ids: Sequence[tuple[int, ...]],
-    keys: dict[tuple[int, int], str],
-    known: dict[str, dict],
-    store: Store,
-    progress: Progress,
-) -> None:
-    """Generate and store what is not `known`, which grows by it."""
-    index = {question.id: i for i, question in enumerate(questions)}
-    requests = []
-    for i, question in enumerate(questions):
-        missing = tuple(s for s in range(config.k) if keys[i, s] not in known)
-        if missing:
-            requests.append(Request(question.id, prompt_ids[i], missing, prompts[i]))
-    decoding = Decoding(
-        config.temperature, config.top_p, config.max_new_tokens, config.seed, config.stop
-    )
-    total, before = sum(len(r.sample_ids) for r in requests), len(known)
-    with progress("Sampling answers", total, "runs") as stage:
-        for batch in backend.generate(requests, decoding):
-            found = {keys[index[s.question_id], s.sample_id]: stored_fields(s) for s in batch}
-            store.put_many(found)
-            known |= found
-            tokens = sum(len(s.token_ids) for s in batch)
-            stage.advance(len(batch), tokens, {"generated": len(known) - before})
-
-
-def _is_too_long(stored: dict[str, Any]) -> bool:
-    # The main study, whose samples these may be, stores the prompt's length instead.
-    return "too_long" in stored or stored.get("finish_reason") == TOO_LONG
-
-
-def _check_one_model(config: ReasoningConfig, stored: dict[str, dict]) -> None:
-    served = sorted({value.get("served_model", "") for value in stored.values()} - {""})
-    if len(served) > 1:
-        raise UserError(
-            f"{config.run_folder} would hold runs of several models ({', '.join(served)}): the "
-            f"endpoint {config.endpoint} has changed what it serves; name the one that is meant "
-            "with --served-model, which begins a run of its own"
-        )
 
 
 # --- questions -----------------------------------------------------------------------------------
@@ -288,14 +204,14 @@ def _check_one_model(config: ReasoningConfig, stored: dict[str, dict]) -> None:
 FIELDS = ("id", "question", "answer")
 
 
-def study_questions(config: ReasoningConfig, progress: Progress) -> list[Question]:
+def study_questions(config: ReasoningConfig, progress: Progress | None = None) -> list[Question]:
     """The questions in distribution with their splits, then those out of it with split "ood".
 
     Raises `UserError` for a source that cannot be read, and where one question is in both.
     """
     for source in (config.questions, config.ood_questions):
         if source in PREPARED and not Path(source).exists():
-            prepare(Path(source), PREPARED[source], progress)
+            prepare(Path(source), PREPARED[source], progress or silent_progress())
     inside = load_questions(config.questions, limit=config.limit, seed=config.seed)
     if config.ood_questions is None:
         return inside

@@ -1,34 +1,28 @@
-"""A whole run of the study: every stage in order, each written as soon as it is done."""
+"""The stages of the study: each takes the run so far, writes its files, and returns the run."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, replace
 
-from helpers.config import RunConfig
 from helpers.errors import UserError
 from helpers.generation.records import rounded
-from helpers.hidden_states.stored import forced_entropies, trace
 from helpers.models.loading import identify, load_tokenizer
 from helpers.models.tokens import token_texts
-from helpers.progress import Progress
 from helpers.store.files import write_json
-from helpers.store.run_folder import write_manifest
+from helpers.studies.reasoning.analysis_table import write_run_analysis
 from helpers.studies.reasoning.assessment import assess_study, metrics_as_json
 from helpers.studies.reasoning.config import ReasoningConfig
 from helpers.studies.reasoning.labels import (
-    StudyMeanings,
     ValidRuns,
     find_study_meanings,
     make_table,
     valid_runs,
 )
 from helpers.studies.reasoning.probes import predict_study, train_study_probes
-from helpers.studies.reasoning.records import SPLITS, Prediction, RunTable, StudyProbes, Traced
+from helpers.studies.reasoning.records import SPLITS
 from helpers.studies.reasoning.run_files import (
     ANALYSIS,
     StudyRun,
-    open_study,
-    write_analysis_table,
     write_runs,
     write_study_assessment,
     write_study_probes,
@@ -37,187 +31,125 @@ from helpers.studies.reasoning.run_files import (
     write_table,
 )
 from helpers.studies.reasoning.runs import Runs, count_runs, generate_runs, study_questions
-from helpers.studies.semantic_entropy.stages import started
-from helpers.studies.study import Job, finished_key
+from helpers.studies.reasoning.states import forced_entropies, trace
+from helpers.studies.study import Done, Job
 
 
-def run_reasoning(config: RunConfig, progress: Progress, *, until: str) -> StudyRun | None:
-    """Run all stages up to `until` and write the run folder; None when stopped before its scores.
-
-    Raises `UserError`, with what was finished kept, when something stands in the way.
-    """
-    assert isinstance(config, ReasoningConfig)
-    with started(config, progress) as job:
-        write_manifest(job.recorder.folder, job.recorder.manifest)
-        return _run(job, config, until)
-
-
-def _run(job: Job, config: ReasoningConfig, until: str) -> StudyRun | None:
-    runs = sample_stage(job, config)
-    if until == "samples":
-        return None
-    meanings = meaning_stage(job, config, runs)
-    if until == "meanings":
-        return None
-    runs, valid, traced = hidden_stage(job, config, runs, meanings)
-    if until == "hidden":
-        return None
-    table = table_stage(job, config, runs, meanings, valid)
-    if until == "tables":
-        return None
-    probes, predictions = probe_stage(job, config, table, traced)
-    if until == "probes":
-        return None
-    evaluation_stage(job, config, runs, table, traced, probes, predictions)
-    if until != "evaluation":
-        analysis_stage(job, config, runs, valid, table, traced, probes, predictions)
-    return open_study(job.recorder.folder)
-
-
-def sample_stage(job: Job, config: ReasoningConfig) -> Runs:
+def sample_stage(job: Job, run: StudyRun) -> Done:
     """Generate the runs, and write questions.parquet and samples.parquet."""
-    job.recorder.begin("samples")
-    questions = study_questions(config, job.progress)
-    runs = generate_runs(config, questions, job.store, job.progress)
-    write_study_questions(job.recorder.folder, runs.questions)
-    if "meanings" not in job.recorder.manifest["stages_done"]:
-        write_runs(job.recorder.folder, runs, None)
-    counted = count_runs(config, runs.questions, runs.runs)
-    every = [run for row in runs.runs for run in row]
+    questions = study_questions(run.config, job.progress)
+    runs = generate_runs(run.config, questions, job.store, job.progress)
+    write_study_questions(run.folder, runs.questions)
+    if "meanings" not in run.manifest["stages_done"]:
+        write_runs(run.folder, runs, None)
+    counted = count_runs(run.config, runs.questions, runs.runs)
+    every = [each for row in runs.runs for each in row]
     counts = {
         "questions_asked": len(runs.questions) + len(runs.too_long),
         "questions": len(runs.questions),
         "questions_too_long": len(runs.too_long),
         "samples": len(every),
-        "samples_cut_off": sum(run.finish_reason == "length" for run in every),
-        "tokens": sum(len(run.token_ids) for run in every),
+        "samples_cut_off": sum(each.finish_reason == "length" for each in every),
+        "tokens": sum(len(each.token_ids) for each in every),
         "runs_retokenised": runs.retokenised,
         "runs": {name: asdict(each) for name, each in counted.items()},
     }
     if runs.generated or "backend" not in job.recorder.manifest:
         job.recorder.manifest["backend"] = runs.backend
-    job.recorder.done(counts, {"generated": runs.generated})
-    return runs
+    return Done(replace(run, runs=runs), counts, {"generated": runs.generated})
 
 
-def meaning_stage(job: Job, config: ReasoningConfig, runs: Runs) -> StudyMeanings:
+def meaning_stage(job: Job, run: StudyRun) -> Done:
     """Group the valid runs of each question, and write samples.parquet anew."""
-    job.recorder.begin("meanings")
-    meanings = find_study_meanings(config, runs, job.store, job.progress)
+    config = run.config
+    meanings = find_study_meanings(config, run.runs, job.store, job.progress)
     if not meanings.kept:
         raise UserError(
             f"no question has {min(config.min_runs, config.k)} valid runs of {config.k}: "
-            f"{_why_none(config, runs)}; raise --max-new-tokens or --runs, or lower --min-runs"
+            f"{_why_none(config, run.runs)}; raise --max-new-tokens or --runs, or lower --min-runs"
         )
-    if "hidden" not in job.recorder.manifest["stages_done"]:
-        write_runs(job.recorder.folder, runs, meanings)
-    job.recorder.done({"judge": meanings.judge}, meanings.work)
-    return meanings
+    if "hidden" not in run.manifest["stages_done"]:
+        write_runs(run.folder, run.runs, meanings)
+    return Done(replace(run, meanings=meanings), {"judge": meanings.judge}, meanings.work)
 
 
-def hidden_stage(
-    job: Job, config: ReasoningConfig, runs: Runs, meanings: StudyMeanings
-) -> tuple[Runs, ValidRuns, Traced]:
+def hidden_stage(job: Job, run: StudyRun) -> Done:
     """Read hidden states and missing entropies, and write hidden/."""
-    job.recorder.begin("hidden")
-    valid = valid_runs(runs, meanings)
-    traced = trace(config, valid.prompt_ids, valid.runs, job.store, job.progress)
-    lacking = sum(run.entropy_kind != "full" for run in valid.runs)
+    runs, valid = run.runs, valid_runs(run.runs, run.meanings)
+    traced = trace(run.config, valid.prompt_ids, valid.runs, job.store, job.progress)
+    lacking = sum(each.entropy_kind != "full" for each in valid.runs)
     if lacking:
-        runs, valid = _with_entropies(job, config, runs, meanings, valid)
-    write_runs(job.recorder.folder, runs, meanings)
+        runs, valid = _with_entropies(job, run, valid)
+    write_runs(run.folder, runs, run.meanings)
     counts = {
         "position": traced.position,
         "position_reason": traced.reason,
         "entropies_forced": lacking,
     }
-    job.recorder.done(counts, {})
-    return runs, valid, traced
+    return Done(replace(run, runs=runs, valid=valid, traced=traced), counts)
 
 
-def table_stage(
-    job: Job, config: ReasoningConfig, runs: Runs, meanings: StudyMeanings, valid: ValidRuns
-) -> RunTable:
+def table_stage(job: Job, run: StudyRun) -> Done:
     """Label and split the valid runs; write probe_table.parquet and questions_scored.parquet."""
-    job.recorder.begin("tables")
-    table = make_table(config, runs, meanings, valid)
-    write_table(job.recorder.folder, table)
-    write_study_scores(job.recorder.folder, runs, meanings, table)
+    table = make_table(run.config, run.runs, run.meanings, run.valid)
+    write_table(run.folder, table)
+    write_study_scores(run.folder, run.runs, run.meanings, table)
     rows = {split: int(table.rows(split).sum()) for split in SPLITS}
-    job.recorder.done({"rows": rows}, {})
-    return table
+    return Done(replace(run, table=table), {"rows": rows})
 
 
-def probe_stage(
-    job: Job, config: ReasoningConfig, table: RunTable, traced: Traced
-) -> tuple[StudyProbes, dict[str, Prediction]]:
+def probe_stage(job: Job, run: StudyRun) -> Done:
     """Fit the probes, and write probes/."""
-    job.recorder.begin("probes")
-    probes = train_study_probes(table, traced, progress=job.progress)
-    write_study_probes(job.recorder.folder, config, job.recorder.hashes, probes)
-    job.recorder.done({"probes": len(probes.probes)}, {})
-    return probes, predict_study(probes, table, traced)
+    assert run.table is not None  # made by the stage before
+    probes = train_study_probes(run.table, run.traced, progress=job.progress)
+    write_study_probes(run.folder, run.config, job.recorder.hashes, probes)
+    predictions = predict_study(probes, run.table, run.traced)
+    return Done(
+        replace(run, probes=probes, predictions=predictions), {"probes": len(probes.probes)}
+    )
 
 
-def evaluation_stage(
-    job: Job,
-    config: ReasoningConfig,
-    runs: Runs,
-    table: RunTable,
-    traced: Traced,
-    probes: StudyProbes,
-    predictions: dict[str, Prediction],
-) -> None:
+def evaluation_stage(job: Job, run: StudyRun) -> Done:
     """Score the probes in and out of distribution; write metrics.json and assessment.json."""
-    job.recorder.begin("evaluation")
+    config, table, probes = run.config, run.table, run.probes
+    assert table is not None  # made by the stages before
+    assert probes is not None
     assessment = assess_study(
-        table, predictions, probes, traced,
+        table, run.predictions, probes, run.traced,
         n_bootstrap=config.n_bootstrap, n_permutations=config.n_permutations, seed=config.seed,
         progress=job.progress,
     )  # fmt: skip
-    counts = count_runs(config, runs.questions, runs.runs)
-    folder = job.recorder.folder
-    write_json(folder / "metrics.json", metrics_as_json(table, probes, assessment, counts))
+    counts = count_runs(config, run.runs.questions, run.runs.runs)
+    write_json(run.folder / "metrics.json", metrics_as_json(table, probes, assessment, counts))
     thresholds = (table.threshold, table.threshold_median)
-    write_study_assessment(folder, probes, assessment, counts, thresholds)
-    job.recorder.done({}, {})
+    write_study_assessment(run.folder, probes, assessment, counts, thresholds)
+    return Done(replace(run, assessment=assessment, counts=counts))
 
 
-def analysis_stage(
-    job: Job,
-    config: ReasoningConfig,
-    runs: Runs,
-    valid: ValidRuns,
-    table: RunTable,
-    traced: Traced,
-    probes: StudyProbes,
-    predictions: dict[str, Prediction],
-) -> None:
+def analysis_stage(job: Job, run: StudyRun) -> Done:
     """Write analysis.parquet, which the dashboard reads."""
-    job.recorder.begin("analysis")
-    tokenizer = load_tokenizer(identify(config.model))
-    write_analysis_table(
-        job.recorder.folder / ANALYSIS,
-        config=config,
-        questions={q.id: q for q in runs.questions},
-        runs=valid.runs,
-        table=table,
-        predictions=predictions,
-        traced=traced,
-        probes=probes,
+    assert run.table is not None  # made by the stages before
+    assert run.probes is not None
+    tokenizer = load_tokenizer(identify(run.config.model))
+    write_run_analysis(
+        run.folder / ANALYSIS,
+        config=run.config,
+        questions={q.id: q for q in run.runs.questions},
+        runs=run.valid.runs,
+        table=run.table,
+        predictions=run.predictions,
+        traced=run.traced,
+        probes=run.probes,
         token_texts=lambda ids: token_texts(tokenizer, ids),
         store=job.store,
         progress=job.progress,
     )
-    job.recorder.done({}, {})
-    job.store.put(finished_key(config), {"stages": job.recorder.manifest["stages_done"]})
+    return Done(run)
 
 
-def _with_entropies(
-    job: Job, config: ReasoningConfig, runs: Runs, meanings: StudyMeanings, valid: ValidRuns
-) -> tuple[Runs, ValidRuns]:
+def _with_entropies(job: Job, run: StudyRun, valid: ValidRuns) -> tuple[Runs, ValidRuns]:
     """The same runs with the entropies of the full vocabulary, by one forward of the model."""
-    forced = forced_entropies(config, valid.prompt_ids, valid.runs, job.store, job.progress)
+    forced = forced_entropies(run.config, valid.prompt_ids, valid.runs, job.store, job.progress)
     known = {
         (valid.runs[i].question_id, valid.runs[i].run_id): replace(
             valid.runs[i],
@@ -228,10 +160,11 @@ def _with_entropies(
         for i, each in forced.items()
     }
     rows = tuple(
-        tuple(known.get((run.question_id, run.run_id), run) for run in row) for row in runs.runs
+        tuple(known.get((each.question_id, each.run_id), each) for each in row)
+        for row in run.runs.runs
     )
-    changed = replace(runs, runs=rows)
-    return changed, valid_runs(changed, meanings)
+    changed = replace(run.runs, runs=rows)
+    return changed, valid_runs(changed, run.meanings)
 
 
 def _why_none(config: ReasoningConfig, runs: Runs) -> str:

@@ -526,6 +526,18 @@ DATASETS = {"in": "in distribution", OOD: "out of distribution"}
 ByPredictor = Mapping[str, Score]
 
 
+def summarise(run: StudyRun) -> str:
+    """A run with scores as one text of at most 100 columns, for a terminal."""
+    assert run.table is not None
+    assert run.probes is not None
+    assert run.assessment is not None
+    heading = (
+        f"Uncertainty signals of reasoning models: {run.config.model}, "
+        f"T = {run.config.temperature:g}, {len(run.table):,} valid runs"
+    )
+    return summarise_study(run.table, run.probes, run.assessment, run.counts, heading=heading)
+
+
 def summarise_study(
     table: RunTable,
     probes: StudyProbes,

@@ -23,9 +23,10 @@ from helpers.data.questions import Question, question_id
 from helpers.errors import UserError
 from helpers.evaluation.scores import wilson_interval
 from helpers.generation.records import GREEDY, Decoding, Request, Sample
-from helpers.generation.samples import encode_prompts, prompt_texts, sample_answers
+from helpers.generation.samples import answer_questions, make_prompts
 from helpers.generation.sampling import generate
-from helpers.hidden_states.capture import capture, capture_tokens, token_span
+from helpers.hidden_states.capture import capture, capture_tokens
+from helpers.hidden_states.positions import find_place
 from helpers.hidden_states.stored import open_hidden_states
 from helpers.meanings.grouping import choose_judge
 from helpers.models.forwards import TRACING, TokenSequence
@@ -37,10 +38,10 @@ from helpers.probes.store import load_probe
 from helpers.probes.training import PROMPT_POSITION
 from helpers.progress import silent_progress
 from helpers.store.cache import Store
-from helpers.store.files import DamagedEntry
 from helpers.store.run_folder import read_manifest
 from helpers.studies.registry import make_config
-from helpers.studies.semantic_entropy.labels import find_meanings
+from helpers.studies.semantic_entropy.estimation import with_full_entropies
+from helpers.studies.semantic_entropy.labels import find_meanings, validation_texts
 from helpers.studies.semantic_entropy.open_run import AnyRun
 from helpers.studies.semantic_entropy.run_files import StoredRun
 from helpers.uncertainty import semantic_entropy
@@ -166,7 +167,7 @@ def prompt_tokens(opened: OpenProbes, question: str, *, raw: bool = False) -> tu
     if raw:
         ids = tuple(lm.tokenizer(question)["input_ids"])
     else:
-        ids = encode_prompts(opened.config, lm, prompt_texts(opened.config, [question]))[0]
+        ids = make_prompts(opened.config, {"asked": question})[0].token_ids
     if not ids or len(ids) > lm.context:
         raise UserError(
             f"the prompt has {len(ids)} tokens; between 1 and {lm.context} fit into the model"
@@ -524,8 +525,8 @@ def _interval(run: AnyRun, reading: ProbeReading, k: int) -> Interval:
 def _training_distance(run: AnyRun, probe: Any, state: np.ndarray) -> TrainingDistance:
     try:
         hidden = open_hidden_states(run.folder, (PROMPT_POSITION,)).hidden[PROMPT_POSITION]
-    except DamagedEntry as reason:
-        words = f"not known whether it is like the training questions: hidden states: {reason}"
+    except UserError as reason:
+        words = f"not known whether it is like the training questions: {reason}"
         return TrainingDistance(None, 0, False, words)
     train, validation = (run.targets.rows(split) for split in ("train", "validation"))
     return training_distance(probe, state, hidden[:, probe.layer], train, validation)
@@ -602,12 +603,17 @@ def token_strip(
                 probe.position,
                 probe.layer,
                 predict(probe, states[probe.layer]),
-                token_span(lm, sequence, probe.position),
+                _span(lm, sequence, probe.position),
             )
             for probe in chosen
         },
         math.log(opened.config.k),
     )
+
+
+def _span(lm: LanguageModel, sequence: TokenSequence, position: str) -> range:
+    place = find_place(lm, sequence, position)
+    return range(place.start, place.end)
 
 
 # --- checking by sampling ------------------------------------------------------------------------
@@ -680,7 +686,8 @@ def check_by_sampling(
             group *= 2
             step = settings.model_copy(update={"k": drawn})
             with TRACING:  # not held while the reader looks at a record
-                answers = sample_answers(step, [reading.question], place, silent_progress())
+                answers = answer_questions(step, [reading.question], place, silent_progress())
+                answers = with_full_entropies(step, answers, place, silent_progress())
             meanings = find_meanings(step, answers, place, silent_progress())
             found = Checked(
                 reading=reading,
@@ -716,7 +723,7 @@ def _with_threshold(run: AnyRun, config: RunConfig, store: Store) -> RunConfig:
     """The config with the cosine threshold that the run has chosen on its validation answers."""
     if config.judge != "cosine" or config.cosine_threshold is not None:
         return config
-    _, description, _ = choose_judge(config, run.answers, store)
+    _, description, _ = choose_judge(config, store, validation_texts(run.answers))
     return config.model_copy(update={"cosine_threshold": description["threshold"]})
 
 

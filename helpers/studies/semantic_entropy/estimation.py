@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from helpers.config import RunConfig
-from helpers.generation.samples import SampledAnswers, encode_prompts, prompt_texts
+from helpers.generation.records import rounded
+from helpers.generation.samples import SampledAnswers
 from helpers.hidden_states.capture import capture
+from helpers.hidden_states.pieces import (
+    Advance,
+    Arrays,
+    Pieces,
+    cut_evenly,
+    store_missing,
+    stored_arrays,
+)
+from helpers.hidden_states.stored import read_token_entropies
 from helpers.meanings.grouping import nli_judge_of
 from helpers.meanings.judges import judge_all_pairs
-from helpers.models.forwards import TokenSequence
+from helpers.models.forwards import Backend, TokenSequence
 from helpers.models.loading import LanguageModel, identify, load_language_model
 from helpers.progress import Progress
 from helpers.store.cache import Store, content_key
+from helpers.studies.semantic_entropy.config import SemanticEntropyConfig
 from helpers.studies.semantic_entropy.labels import Meanings
 from helpers.uncertainty import (
     ESTIMATORS,
@@ -27,13 +38,51 @@ from helpers.uncertainty import (
 )
 from helpers.uncertainty.p_true import PTrue, ask_p_true
 
+# --- entropies of the samples --------------------------------------------------------------------
+
+
+def with_full_entropies(
+    config: RunConfig, answers: SampledAnswers, store: Store, progress: Progress
+) -> SampledAnswers:
+    """The same answers with the full vocabulary's entropies, where their backend gave no such.
+
+    Those are of one forward over the exact tokens. Raises `UserError` as `read_token_entropies`.
+    """
+    rows = [(*row, *answers.greedy[i : i + 1]) for i, row in enumerate(answers.samples)]
+    lacking = [
+        (prompt, sample)
+        for prompt, row in zip(answers.prompts, rows, strict=True)
+        for sample in row
+        if sample.entropy_kind != "full"
+    ]
+    if not lacking:
+        return answers
+    sequences = [TokenSequence(prompt.token_ids, sample.token_ids) for prompt, sample in lacking]
+    names = [sample.name for _, sample in lacking]
+    read = read_token_entropies(config, sequences, names, store, progress, unit="answers")
+    full = {
+        sample.name: replace(
+            sample,
+            token_entropies=rounded(tokens.entropies.tolist()),
+            token_logprobs=rounded(tokens.logprobs.tolist()),
+            entropy_kind="full",
+        )
+        for (_, sample), tokens in zip(lacking, read, strict=True)
+    }
+    return replace(
+        answers,
+        samples=tuple(tuple(full.get(s.name, s) for s in row) for row in answers.samples),
+        greedy=tuple(full.get(s.name, s) for s in answers.greedy),
+    )
+
+
 # --- states of the samples -----------------------------------------------------------------------
 #
 # EigenScore needs the state at each sample's last token, but of all of them only the K × K matrix
 # of their inner products, so that is all that is kept.
 
 
-GRAM_VERSION = 1
+GRAM_VERSION = 2
 CHUNK = 64
 """Questions whose samples are read, and whose matrices are stored, at a time."""
 POSITION = "answer_last"
@@ -63,42 +112,52 @@ def sample_grams(
 
     Raises `UserError` when a state is not finite, or one sequence alone exhausts the memory.
     """
-    prompts = prompt_texts(config, [q.question for q in answers.questions])
+    ids = [prompt.token_ids for prompt in answers.prompts]
     tokens = [[s.token_ids for s in row] for row in answers.samples]
     identity = identify(config.model)
-    n = len(prompts)
-    chunks = [range(start, min(n, start + CHUNK)) for start in range(0, n, CHUNK)]
-    keys = [
+    parts = cut_evenly(len(ids), CHUNK)
+    keys = tuple(
         content_key(
             stage="sample_grams",
             version=GRAM_VERSION,
             model=identity.model_hash,
             tokenizer=identity.tokenizer_hash,
             dtype=config.dtype,
-            chat=config.chat,
-            sequences=[(prompts[i], tokens[i]) for i in chunk],
+            sequences=[(ids[i], tokens[i]) for i in part],
         )
-        for chunk in chunks
-    ]
-    found = {key: store.get_arrays(key) for key in keys}
-    missing = [(key, chunk) for key, chunk in zip(keys, chunks, strict=True) if found[key] is None]
-    if missing:
+        for part in parts
+    )
+    pieces = Pieces(parts, {"gram": keys}, CHUNK)
+
+    def compute(
+        parts: Sequence[range], names: Sequence[str], advance: Advance | None
+    ) -> Mapping[str, Sequence[Arrays]]:
         lm = load_language_model(config.model, device=config.device, dtype=config.dtype)
-        total = sum(len(chunk) for _, chunk in missing)
-        with progress("Reading the samples' hidden states", total, "questions") as stage:
-            for key, chunk in missing:
-                ids = encode_prompts(config, lm, [prompts[i] for i in chunk])
-                grams = {"gram": question_grams(lm, ids, [tokens[i] for i in chunk])}
-                store.put_arrays(key, grams)
-                found[key] = grams
-                stage.advance(len(chunk))
-    return np.concatenate([(found[key] or {})["gram"] for key in keys])
+        found = []
+        for part in parts:
+            grams = question_grams(
+                lm, [ids[i] for i in part], [tokens[i] for i in part],
+                batch_tokens=config.hidden_batch_tokens, backend=config.hidden_backend,
+            )  # fmt: skip
+            found.append({"gram": grams})
+            if advance is not None:
+                advance(len(part), 0)
+        return {"gram": found}
+
+    store_missing(
+        pieces, store, progress, "Reading the samples' hidden states", "questions", compute
+    )
+    stored = stored_arrays(pieces, "gram", store, compute)
+    return np.concatenate([arrays["gram"] for _, arrays in stored])
 
 
 def question_grams(
     lm: LanguageModel,
     prompts: Sequence[tuple[int, ...]],
     samples: Sequence[Sequence[tuple[int, ...]]],
+    *,
+    batch_tokens: int = 16_384,
+    backend: Backend = "nnsight",
 ) -> np.ndarray:
     """Zᵀ J_d Z of each question, `[n, K, K]`, from token ids; a repeated sample is read once."""
     rows = {
@@ -108,7 +167,10 @@ def question_grams(
         )
     }
     sequences = [TokenSequence(prompts[i], answer) for i, answer in rows]
-    read = capture(lm, sequences, (POSITION,), layers=(middle_layer(lm.n_layers),))
+    read = capture(
+        lm, sequences, (POSITION,), layers=(middle_layer(lm.n_layers),),
+        batch_tokens=batch_tokens, backend=backend,
+    )  # fmt: skip
     # A Gram matrix squares the states: in float32 its rounding would drown what is added to it.
     states = read.hidden[POSITION][:, 0].astype(np.float64)
     states -= states.mean(axis=1, keepdims=True)
@@ -141,7 +203,11 @@ class Uncertainty:
 
 
 def estimate(
-    config: RunConfig, answers: SampledAnswers, meanings: Meanings, store: Store, progress: Progress
+    config: SemanticEntropyConfig,
+    answers: SampledAnswers,
+    meanings: Meanings,
+    store: Store,
+    progress: Progress,
 ) -> Uncertainty:
     """Compute the config's estimators; one that lacks what it needs is skipped with the reason."""
     names = {LABEL, *choose_estimators(config.estimators)}
@@ -225,16 +291,21 @@ def _known(
         texts=tuple(s.text for s in row),
         clusters=tuple(meanings.clusters[i]),
         sum_logprobs=tuple(float(np.sum(s.token_logprobs)) for s in row),
-        mean_logprobs=tuple(float(np.mean(s.token_logprobs)) for s in row),
-        token_entropies=tuple(float(np.mean(s.token_entropies)) for s in row),
+        mean_logprobs=_means([s.token_logprobs for s in row]),
+        token_entropies=_means([s.token_entropies for s in row]),
         greedy_text=greedy.text,
         greedy_sum_logprob=float(np.sum(greedy.token_logprobs)),
-        greedy_mean_logprob=float(np.mean(greedy.token_logprobs)),
+        greedy_mean_logprob=(_means([greedy.token_logprobs]) or (None,))[0],
         gram=None if grams is None else grams[i],
         p_true_zero_shot=_number(p_true.zero_shot[i]) if p_true else None,
         p_true_few_shot=_number(p_true.few_shot[i]) if p_true else None,
         **judged,
     )
+
+
+def _means(rows: Sequence[Sequence[float]]) -> tuple[float, ...] | None:
+    """The mean of each row; None where one is empty, as of an answer that ended at once."""
+    return tuple(float(np.mean(row)) for row in rows) if all(rows) else None
 
 
 def _number(value: float) -> float | None:

@@ -48,12 +48,18 @@ def find_meanings(
         (_grades(config, question, [sample]) or (None,))[0]
         for question, sample in zip(answers.questions, answers.greedy, strict=True)
     ]
-    equivalent, description, counts = choose_judge(config, answers, store)
+    equivalent, description, counts = choose_judge(config, store, validation_texts(answers))
     clusters = group_by_meaning(
         texts, [q.question for q in answers.questions], equivalent, description, store, progress,
         counts,
     )  # fmt: skip
     return Meanings(tuple(clusters), tuple(grades), tuple(greedy), description["judge"], counts)
+
+
+def validation_texts(answers: SampledAnswers) -> list[list[str]]:
+    """The sampled answers to each validation question."""
+    rows = zip(answers.questions, answers.samples, strict=True)
+    return [[s.text for s in row] for question, row in rows if question.split == "validation"]
 
 
 def _grades(

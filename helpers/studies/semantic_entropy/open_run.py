@@ -7,47 +7,25 @@ asks for it is told so in words.
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from helpers.config import ANALYSES
 from helpers.errors import REPEAT, UserError
 from helpers.evaluation.records import from_plain
-from helpers.hidden_states.stored import open_hidden_states
 from helpers.probes.combined import HybridProbe
 from helpers.probes.probe import Sweep
 from helpers.probes.store import load_probe
 from helpers.probes.training import TrainedProbes
-from helpers.store.files import DamagedEntry
 from helpers.store.run_folder import ASSESSMENT
 from helpers.studies.semantic_entropy.analyses import Analysis, read_analysis
 from helpers.studies.semantic_entropy.assessment import Assessment
+from helpers.studies.semantic_entropy.config import ANALYSES
 from helpers.studies.semantic_entropy.records import Run
 from helpers.studies.semantic_entropy.run_files import StoredRun, read_run
 
 AnyRun = Run | StoredRun
 """A run that is open, whole or as far as it needs no evaluation."""
-
-
-class NotYet(UserError):
-    """A part of a run that has not been computed yet; the message says which."""
-
-
-class Pending:
-    """Stands in for a part of a run that is still to come: asking it for anything says so."""
-
-    def __init__(self, stage: str) -> None:
-        self._stage = stage
-
-    def __getattr__(self, name: str) -> Any:
-        raise NotYet(f"still to come: the stage “{self._stage}” of this run is not finished")
-
-    def _refuse(self, *_: Any) -> Any:
-        return self.__getattr__("")
-
-    # These are looked up on the class, past __getattr__.
-    __getitem__ = __iter__ = __len__ = __contains__ = _refuse
 
 
 def open_run(folder: Path) -> Run:
@@ -59,35 +37,24 @@ def open_run(folder: Path) -> Run:
     stored = read_run(folder)
     done = stored.manifest["stages_done"]
     config = stored.config.model_copy(update={"out": stored.folder.parent})
-    trained, assessment = _read_assessment(stored) if "evaluation" in done else (None, None)
-    states: Any = Pending("hidden states")
+    parts: dict[str, Any] = {}
+    if "uncertainty" in done:
+        parts |= {"uncertainty": stored.uncertainty, "targets": stored.targets}
     if "hidden" in done:
-        try:
-            states = open_hidden_states(stored.folder, stored.positions)
-        except DamagedEntry as error:
-            raise UserError(f"{stored.folder / 'hidden'} is damaged ({error}); {REPEAT}") from error
-    counts = stored.manifest.get("counts", {})
-    if "uncertainty" not in done:
-        stored = replace(stored, uncertainty=_pending("uncertainty"))
+        parts["states"] = stored.states(stored.positions)
+    if "evaluation" in done:
+        parts["trained"], parts["assessment"] = _read_assessment(stored)
     return Run(
         config=config,
         folder=stored.folder,
+        manifest=stored.manifest,
         answers=stored.answers,
         meanings=stored.meanings,
-        uncertainty=stored.uncertainty,
-        skipped=counts.get("estimators_skipped", {}),
+        skipped=stored.manifest.get("counts", {}).get("estimators_skipped", {}),
         judgements=stored.judgements,
-        targets=stored.targets if "uncertainty" in done else _pending("uncertainty"),
-        states=states,
-        trained=trained or _pending("probes"),
-        assessment=assessment or _pending("evaluation"),
-        manifest=stored.manifest,
         analyses=_read_analyses(stored.folder),
+        **parts,
     )
-
-
-def _pending(stage: str) -> Any:
-    return Pending(stage)
 
 
 def _read_assessment(stored: StoredRun) -> tuple[TrainedProbes, Assessment]:

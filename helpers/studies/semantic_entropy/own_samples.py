@@ -48,7 +48,7 @@ def score_samples(
     generations: Sequence[Generation], config: RunConfig, store: Store, progress: Progress
 ) -> ScoredSamples:
     """Group the answers by meaning, apply every estimator that has what it needs, and grade."""
-    equivalent, description, _ = choose_judge(config, None, store)
+    equivalent, description, _ = choose_judge(config, store, None)
     texts = [g.samples for g in generations]
     clusters = group_by_meaning(
         texts, [g.question for g in generations], equivalent, description, store, progress

@@ -13,7 +13,8 @@ from typing import Any
 
 from helpers.config import RunConfig
 from helpers.errors import UserError
-from helpers.store.run_folder import run_label, stored_runs
+from helpers.store.run_folder import run_label
+from helpers.studies.registry import runs_of, study_of
 from helpers.studies.semantic_entropy import asking, asking_views, compare, explore, what_if_views
 from helpers.studies.semantic_entropy.asking import Reading
 from helpers.studies.semantic_entropy.open_run import open_run
@@ -30,7 +31,7 @@ from helpers.studies.semantic_entropy.what_if import (
 )
 from helpers.studies.semantic_entropy.what_if_views import TARGETS, chosen_place
 from helpers.views.html import paragraph
-from helpers.views.showing import in_notebook, in_report, read_only, show
+from helpers.views.showing import in_notebook, in_report, problems_explained, read_only, show
 
 MOST_TEMPERATURES = 12
 """Runs that stand beside each other, at most."""
@@ -59,7 +60,7 @@ def place_page(run: Run, target: str, position: str, layer: int, bins: int) -> l
 def temperature_page(run: Run) -> list[Any]:
     """The runs beside this one that differ from it in temperature alone."""
     beside = [run]
-    for entry in stored_runs(run.folder.parent)[: 4 * MOST_TEMPERATURES]:
+    for entry in runs_of(run.folder.parent, study_of(run.config))[: 4 * MOST_TEMPERATURES]:
         same = entry.finished and entry.folder != run.folder and entry.model == run.config.model
         if same and len(beside) < MOST_TEMPERATURES:
             beside.append(open_run(entry.folder))
@@ -265,6 +266,17 @@ def ask_form(run: Run) -> Any:
     )
 
 
+def reading_of(run: Run, question: Any, config: RunConfig) -> Reading | None:
+    """What the probes say of the question that was typed; the cell waits where there is none."""
+    if not in_notebook():
+        return None
+    import marimo as mo
+
+    mo.stop(not question.value, mo.md("*Type a question and press Ask.*"))
+    with problems_explained(), mo.status.spinner("Reading the question in one forward pass"):
+        return asking.ask(run, question.value, config=config)
+
+
 def check_button(run: Run) -> Any:
     """Draws the answers to the question that was asked; not where visitors may only look."""
     import marimo as mo
@@ -278,7 +290,18 @@ def other_run(run: Run) -> Any:
 
     folders = {
         run_label(entry): entry.folder
-        for entry in stored_runs(run.folder.parent)
+        for entry in runs_of(run.folder.parent, study_of(run.config))
         if entry.finished and entry.folder != run.folder
     }
     return mo.ui.dropdown(folders, label="compare with", full_width=True)
+
+
+def answers_streamed(pressed: bool, run: Run, reading: Reading | None, config: RunConfig) -> None:
+    """Draw answers to a question, each group of them shown in the place of the one before."""
+    if reading is None or not pressed:
+        return
+    import marimo as mo
+
+    with problems_explained():
+        for checked in asking.check_by_sampling(run, reading, config=config):
+            mo.output.replace(mo.Html(asking_views.checked_view(checked)))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from helpers.config import RunConfig
 from helpers.data.answers import Grade
@@ -18,13 +17,15 @@ from helpers.errors import UserError
 from helpers.evaluation.records import as_plain
 from helpers.generation.records import GREEDY, Sample
 from helpers.generation.samples import SampledAnswers
+from helpers.hidden_states.stored import HiddenStates, open_hidden_states
 from helpers.probes.store import save_probe
 from helpers.probes.training import Targets, TrainedProbes
-from helpers.store.files import DamagedEntry, map_array, read_arrays, write_arrays, write_json
+from helpers.store.files import DamagedEntry, read_arrays, write_arrays, write_json
 from helpers.store.run_folder import ASSESSMENT, _known, read_manifest, write_parquet
+from helpers.studies.registry import check_study, stored_config
 from helpers.studies.semantic_entropy.assessment import Assessment
+from helpers.studies.semantic_entropy.config import STUDY_NAME, SemanticEntropyConfig
 from helpers.studies.semantic_entropy.labels import Meanings, make_targets
-from helpers.studies.study import study_of
 from helpers.uncertainty import ESTIMATORS
 
 ANSWER_ORDER = "premise, hypothesis: the samples in their order, then the most likely answer"
@@ -205,18 +206,9 @@ class StoredRun:
         return self.folder.name
 
     @property
-    def config(self) -> RunConfig:
+    def config(self) -> SemanticEntropyConfig:
         """The config of the run; where it was executed is not part of it."""
-        from helpers.studies.registry import stored_config
-
-        try:
-            return stored_config(self.manifest["config"])
-        except (ValidationError, KeyError, TypeError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"{self.folder / 'manifest.json'} holds a config that this version does not know "
-                f"({reason}); run the same command again with this version"
-            ) from error
+        return stored_config(self.folder, self.manifest, SemanticEntropyConfig)
 
     @property
     def positions(self) -> tuple[str, ...]:
@@ -234,16 +226,16 @@ class StoredRun:
                 f"{self.folder} has no hidden states at {position!r} (there are: {there}); run "
                 "the same command again with --positions"
             )
-        try:
-            states = map_array(path, "hidden")
-        except DamagedEntry as error:
-            raise UserError(f"{path} is damaged ({error}); run the same command again") from error
-        if len(states) != len(self.answers.questions):
-            raise UserError(
-                f"{path} has {len(states)} rows for {len(self.answers.questions)} questions; run "
-                "the same command again"
-            )
-        return states
+        return self.states((position,)).hidden[position]
+
+    def states(self, positions: Sequence[str]) -> HiddenStates:
+        """Hidden states at some positions; they must be of this run's questions and model."""
+        return open_hidden_states(
+            self.folder,
+            positions,
+            rows=[q.id for q in self.answers.questions],
+            model_hash=self.manifest.get("hashes", {}).get("model_hash"),
+        )
 
     def metrics(self) -> dict[str, Any]:
         """Every number of `metrics.json`; raises `UserError` where the run has none yet."""
@@ -259,11 +251,7 @@ def read_run(folder: Path) -> StoredRun:
     manifest = read_manifest(folder)
     if manifest is None:
         raise UserError(f"{folder} is no run folder (it has no manifest.json); name one of outputs")
-    if study_of(manifest):
-        raise UserError(
-            f"{folder} is a run of the study “{study_of(manifest)}”; open it there: "
-            f"studies/{study_of(manifest)}.py, or the dashboard probe_analysis.py"
-        )
+    check_study(folder, manifest, STUDY_NAME)
     if "meanings" not in manifest.get("stages_done", ()):
         raise UserError(f"{folder} is a run that has not come to its meanings: finish it first")
     questions = _read_questions(folder)

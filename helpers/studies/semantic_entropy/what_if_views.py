@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from helpers.config import RunConfig, repeat_command
+from helpers.config import RunConfig
 from helpers.errors import UserError
 from helpers.evaluation.metrics import Metric, auroc, brier, ece, ratio, too_few
 from helpers.evaluation.scores import Score, format_score, reliability, score_metric
 from helpers.formatting import p_value_text
 from helpers.probes.probe import LinearKind, LinearProbe, UndefinedTarget, predict, states_at
 from helpers.probes.training import HIGH, WRONG, Targets, fit_chosen, sweep_target
+from helpers.studies.registry import repeat_command
 from helpers.studies.semantic_entropy.analyses.audit import mean_score
 from helpers.studies.semantic_entropy.analyses.figures import add_banded_curve
 from helpers.studies.semantic_entropy.open_run import AnyRun

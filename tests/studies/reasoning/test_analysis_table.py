@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.analysis_table import file
 from helpers.analysis_table.file import AnalysisTable, read_details, read_narrow
 from helpers.analysis_table.umap import UmapMap
 from helpers.data.answers import answer_key
 from helpers.data.questions import Question
 from helpers.probes.probe import LinearProbe
 from helpers.progress import silent_progress
-from helpers.studies.reasoning import run_files
+from helpers.studies.reasoning.analysis_table import representatives, write_run_analysis
 from helpers.studies.reasoning.config import ReasoningConfig
 from helpers.studies.reasoning.records import (
     PREDICTORS,
@@ -29,7 +30,6 @@ from helpers.studies.reasoning.records import (
     StudyProbes,
     Traced,
 )
-from helpers.studies.reasoning.run_files import representatives, write_analysis_table
 
 VOCABULARY = ("<think>", " two", " and", " two", "</think>", " 4", " <b>5</b>", "<|im_end|>")
 
@@ -56,7 +56,7 @@ def run(question: str, run_id: int, final: str | None, ids: Sequence[int]) -> Re
 
 
 def study(questions: int = 4, runs: int = 3, ood: int = 1) -> dict[str, Any]:
-    """Records of a study as `write_analysis_table` takes them."""
+    """Records of a study as `write_run_analysis` takes them."""
     rng = np.random.default_rng(0)
     finals = ("4", "<b>5</b>", None)
     tails = {"4": (5, 7), "<b>5</b>": (6, 7), None: (7,)}
@@ -122,12 +122,12 @@ def layers(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         seen.append(float(features[0, 0]))
         return UmapMap(np.float32([[i, -i] for i in range(len(features))]), "Made up.")
 
-    monkeypatch.setattr(run_files, "umap_coordinates", coordinates)
+    monkeypatch.setattr(file, "umap_coordinates", coordinates)
     return seen
 
 
 def written(path: Path, **records: Any) -> AnalysisTable:
-    write_analysis_table(
+    write_run_analysis(
         path,
         **{
             "token_texts": lambda ids: [VOCABULARY[i] for i in ids],
@@ -144,14 +144,16 @@ def test_every_column_is_of_the_row_s_run(tmp_path: Path, layers: list[float]) -
     path, source = tmp_path / "analysis.parquet", records["table"]
     table = written(path, **records)
     assert len(table) == len(source) == 12
-    for name in ("question_id", "dataset", "split"):
-        assert table.words(name) == getattr(source, name).tolist()
+    for name, column in (("question_id", "group_id"), ("dataset", "dataset"), ("split", "split")):
+        assert table.words(column) == getattr(source, name).tolist()
+    np.testing.assert_array_equal(table["unit_id"], source.run_id)
     for name in (
-        *("run_id", "correct", "semantic_entropy", "semantic_entropy_other", "agreement"),
+        *("semantic_entropy", "semantic_entropy_other", "agreement"),
         *("thinking_entropy", "thinking_tokens", "answer_tokens"),
     ):
-        np.testing.assert_allclose(table[name], getattr(source, name), rtol=1e-6)
-    np.testing.assert_array_equal(table["high_semantic_entropy"], source.high)
+        np.testing.assert_allclose(table[f"number_{name}"], getattr(source, name), rtol=1e-6)
+    np.testing.assert_array_equal(table.truth("correct"), source.correct)
+    np.testing.assert_array_equal(table.truth("high_semantic_entropy"), source.high)
     for name, said in records["predictions"].items():
         np.testing.assert_allclose(table[f"probability_{name}"], said.probability, rtol=1e-6)
         np.testing.assert_allclose(table[f"margin_{name}"], said.margin, rtol=1e-6)
@@ -159,25 +161,29 @@ def test_every_column_is_of_the_row_s_run(tmp_path: Path, layers: list[float]) -
     np.testing.assert_array_equal(table["umap_x"], range(12))
     for one, of in zip(read_details(path, range(12)), records["runs"], strict=True):
         question = records["questions"][of.question_id]
-        assert (one.question, one.reference) == (question.question, "4")
-        assert (one.thinking, one.answer, one.final_answer) == (
-            of.thinking, of.answer, of.final_answer,
-        )  # fmt: skip
-        assert "".join(one.token_texts) == of.text + "<|im_end|>"
-        assert one.thinking_span == of.thinking_span
-        np.testing.assert_allclose(one.token_entropies, of.token_entropies)
-        assert table["question_characters"][one.row] == len(question.question)
-        assert table.words("status", [one.row]) == [of.status]
+        assert one.texts == {
+            "question": question.question, "reference": "4", "thinking": of.thinking,
+            "answer": of.answer, "final_answer": of.final_answer,
+        }  # fmt: skip
+        thinking, answer = one.tokens["thinking_tokens"], one.tokens["answer_tokens"]
+        assert "".join(thinking.texts) == f"<think>{of.thinking}"
+        assert "".join(thinking.texts + answer.texts) == of.text + "<|im_end|>"
+        entropies = np.concatenate([thinking.entropies, answer.entropies])
+        np.testing.assert_allclose(entropies, of.token_entropies)
+        assert table["number_question_characters"][one.row] == len(question.question)
+        assert table.words("label_correct", [one.row]) == [of.status]
 
 
 def test_the_file_says_where_it_comes_from(tmp_path: Path, layers: list[float]) -> None:
     records = study()
     about = written(tmp_path / "a.parquet", **records).about
     config = records["config"]
-    assert (about.run, about.model, about.position) == (config.run_name(), "lab", "think_end")
-    assert (about.threshold, about.entropy_of) == (0.4, "final-answer")
+    assert (about.run, about.model) == (config.run_name(), "lab")
+    assert about.label("high_semantic_entropy").threshold == 0.4
+    assert about.facts == {"semantic entropy": "of final answers"}
     assert about.datasets == {"lab": "in", "lab:ood": "ood"}
-    assert about.layers == {"correctness": 3}
+    read = [(p.name, p.place, p.layer) for p in about.predictors if p.place]
+    assert read == [("correctness", "think_end", 3)]
     assert layers == [3]
     assert about.notes["umap"].startswith("Hidden states at think_end, layer 3: the layer of the")
     assert "position" not in about.notes
@@ -193,11 +199,13 @@ def test_what_is_undefined_is_null_with_its_reason(tmp_path: Path, layers: list[
         "traced": replace(records["traced"], reason="no run closes its thinking"),
     }
     table = written(tmp_path / "a.parquet", **records)
-    for name in ("probability_combined", "margin_correctness", "high_semantic_entropy"):
+    for name in ("probability_combined", "margin_correctness"):
         assert np.isnan(table[name]).all()
+    assert np.isnan(table.truth("high_semantic_entropy")).all()
     assert np.isfinite(table["margin_semantic_entropy"]).all()
-    assert table.about.undefined == reasons
-    assert table.about.threshold is None
+    said = {p.name: p.undefined for p in table.about.predictors if p.undefined}
+    assert said == reasons
+    assert table.about.label("high_semantic_entropy").threshold is None
     assert table.about.notes["position"] == "no run closes its thinking"
     assert layers == [2]
     assert "layer 2: the middle layer" in table.about.notes["umap"]
@@ -220,9 +228,10 @@ def test_runs_without_thinking_entropies_or_reference(tmp_path: Path, layers: li
     path = tmp_path / "a.parquet"
     table = written(path, **records)
     one = read_details(path, [5])[0]
-    assert (one.thinking_span, one.token_entropies.size, one.reference) == (None, 0, "")
-    assert (table["thinking_start"][5], table["thinking_end"][5]) == (-1, -1)
-    assert table.words("status", [5]) == [None]
+    assert one.texts["reference"] == ""
+    assert one.tokens["thinking_tokens"].texts == ()
+    assert one.tokens["answer_tokens"].entropies.size == 0
+    assert table.words("label_correct", [5]) == [None]
 
 
 def test_two_files_of_one_name_are_told_apart(tmp_path: Path, layers: list[float]) -> None:

@@ -25,12 +25,12 @@ from helpers.progress import silent_progress
 from helpers.studies import registry
 from helpers.studies.reasoning import views
 from helpers.studies.reasoning.assessment import assess_study
+from helpers.studies.reasoning.config import STUDY_NAME
 from helpers.studies.reasoning.probes import predict_study, train_study_probes
 from helpers.studies.reasoning.records import PREDICTORS, RunCounts, RunTable, Traced
 from helpers.studies.reasoning.run_files import StudyRun, open_study
 from helpers.studies.registry import make_config
 from helpers.studies.semantic_entropy import views as entropy_views
-from helpers.studies.study import REASONING
 from helpers.views import showing
 from helpers.views.showing import built
 from support.browser import assert_clean, served, window
@@ -270,7 +270,7 @@ def test_marimo_finds_no_fault(root: Path) -> None:
 
 def test_a_study_starts_on_the_machine_of_the_page() -> None:
     page = make_config("lab", out="elsewhere", cache_dir="cache", threads=3, limit=7)
-    study = registry.study_config(page, REASONING)
+    study = registry.study_config(page, STUDY_NAME)
     assert study == make_config("lab-think", out="elsewhere", cache_dir="cache", threads=3)
     assert registry.study_config(page, "") is page
 
@@ -280,15 +280,15 @@ def test_nothing_of_a_study_is_loaded_where_nobody_opens_it(
 ) -> None:
     assert notebook.study_tabs() is None
     assert notebook.opened_study(None) == ""
-    assert notebook.study_loader()(REASONING) is None
+    assert notebook.study_loader()(STUDY_NAME) is None
     monkeypatch.setattr(notebook, "in_notebook", lambda: True)
     with showing.reporting():
-        assert notebook.study_loader()(REASONING) is None
+        assert notebook.study_loader()(STUDY_NAME) is None
     load = notebook.study_loader()
     assert load("") is None
-    app = load(REASONING)
-    assert load(REASONING) is app
-    assert notebook.study_loader()(REASONING) is not app
+    app = load(STUDY_NAME)
+    assert load(STUDY_NAME) is app
+    assert notebook.study_loader()(STUDY_NAME) is not app
 
 
 def test_run_is_computed_in_the_page_that_was_asked_to_and_in_no_study_within_it(
@@ -296,7 +296,7 @@ def test_run_is_computed_in_the_page_that_was_asked_to_and_in_no_study_within_it
 ) -> None:
     main_study, study = make_config("lab"), make_config("lab-think")
     for program, told in (
-        (PAGE, (True, False)), ("notebook.py", (False, True)), ("copy.py", (True, True)),
+        (PAGE, (True, False)), (PROGRAM, (False, True)), ("copy.py", (True, True)),
     ):  # fmt: skip
         monkeypatch.setattr(sys, "argv", [program, "--run"])
         assert (notebook.told_to_run(main_study), notebook.told_to_run(study)) == told
@@ -346,7 +346,7 @@ def page(tmp_path_factory: pytest.TempPathFactory, tiny: Any) -> Iterator[str]:
 
 @pytest.mark.slow
 def test_tab_opens_the_study_alive(page: str, tiny: Any) -> None:
-    asked = registry.study_config(make_config("lab", out=tiny.out), REASONING)
+    asked = registry.study_config(make_config("lab", out=tiny.out), STUDY_NAME)
     with window(700) as found:
         found.page.goto(page)
         found.until("Nothing to show yet", 90)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from helpers.data import questions
 from helpers.data.questions import Question
 from helpers.errors import UserError
-from helpers.generation.records import Sample
+from helpers.generation.records import Prompt, Sample
 from helpers.progress import silent_progress
 from helpers.studies.reasoning import runs as questions_module
 from helpers.studies.reasoning.config import ReasoningConfig
@@ -167,7 +167,7 @@ def test_labels_come_from_the_training_questions_and_agreement_from_the_other_ru
         runs_of("d", ["1", "2", "3", "4"], "ood"),
     ]
     questions = tuple(q for q, _ in rows)
-    runs = Runs(questions, ((5,),) * 4, tuple(r for _, r in rows), (), 0, {})
+    runs = Runs(questions, (Prompt("", "", (5,)),) * 4, tuple(r for _, r in rows), (), 0, {})
     final = [group_final_answers([r.final_answer for r in row]) for row in runs.runs]
     entropies = [0.0, np.log(4), 1.04, np.log(4)]
     kept = tuple(

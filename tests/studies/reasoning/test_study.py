@@ -18,11 +18,10 @@ from helpers.cli.explain import explain
 from helpers.cli.main import main
 from helpers.errors import UserError
 from helpers.progress import silent_progress
-from helpers.store.run_folder import stored_runs
 from helpers.studies.reasoning.run_files import open_study
-from helpers.studies.registry import make_config, run_study
+from helpers.studies.reasoning.study import STUDY
+from helpers.studies.registry import make_config, run_study, runs_of, study_named
 from helpers.studies.semantic_entropy.open_run import open_run
-from helpers.studies.study import REASONING, REASONING_STAGES
 from support.run_folders import as_flags, assert_same_run
 
 OPTIONS: dict[str, Any] = {
@@ -44,7 +43,7 @@ KILLS = (
     ("helpers.store.cache:Store.put_many", 2),  # sampling: the second batch is lost
     ("helpers.store.cache:Store.put_arrays", 1),  # hidden states, before any is stored
     ("helpers.probes.store:write_bytes", 2),  # between a probe's tensors and its card
-    ("helpers.studies.reasoning.stages:write_analysis_table", 1),
+    ("helpers.studies.reasoning.stages:write_run_analysis", 1),
 )
 
 
@@ -64,8 +63,8 @@ def test_a_run_leaves_what_the_next_reader_needs(undisturbed: Path) -> None:
     there = {str(p.relative_to(undisturbed)) for p in undisturbed.rglob("*") if p.is_file()}
     assert set(FILES) <= there
     run = open_study(undisturbed)
-    assert run.manifest["study"] == REASONING
-    assert run.manifest["stages_done"] == list(REASONING_STAGES)
+    assert run.manifest["study"] == STUDY.name
+    assert run.manifest["stages_done"] == list(STUDY.stage_names)
     table = run.table
     assert table is not None
     runs = pq.read_table(undisturbed / "samples.parquet").to_pylist()
@@ -77,9 +76,9 @@ def test_a_run_leaves_what_the_next_reader_needs(undisturbed: Path) -> None:
         assert counts.runs == counts.valid + sum(counts.excluded.values())
     for question_id in np.unique(table.question_id):
         assert len(set(table.split[table.question_id == question_id])) == 1
-    read = pq.read_table(undisturbed / "analysis.parquet", columns=["question_id", "run_id"])
-    assert read["question_id"].to_pylist() == table.question_id.tolist()
-    assert read["run_id"].to_pylist() == table.run_id.tolist()
+    read = pq.read_table(undisturbed / "analysis.parquet", columns=["group_id", "unit_id"])
+    assert read["group_id"].to_pylist() == table.question_id.tolist()
+    assert read["unit_id"].to_pylist() == table.run_id.tolist()
     text = json.dumps(json.loads((undisturbed / "metrics.json").read_text()))
     assert "NaN" not in text
 
@@ -97,10 +96,12 @@ def test_every_name_of_the_results_can_be_looked_up(undisturbed: Path) -> None:
 
 
 def test_the_main_study_leaves_its_folder_alone(undisturbed: Path) -> None:
-    assert stored_runs(undisturbed.parent) == []
-    (entry,) = stored_runs(undisturbed.parent, REASONING)
+    assert runs_of(undisturbed.parent, study_named()) == []
+    (entry,) = runs_of(undisturbed.parent, STUDY)
     assert entry.finished
-    with pytest.raises(UserError, match="a run of the study “reasoning”; open it there"):
+    with pytest.raises(
+        UserError, match=r"of another study \(Reasoning models\); open it in helpers/studies"
+    ):
         open_run(undisturbed)
 
 
@@ -115,8 +116,8 @@ def test_stages_one_by_one_give_what_one_command_gives(
         assert str(folder) in capsys.readouterr().out
         manifest = json.loads((folder / "manifest.json").read_text())
         done = len(manifest["stages_done"])
-        assert manifest["stages_done"] == list(REASONING_STAGES[:done])
-    assert done == len(REASONING_STAGES)
+        assert manifest["stages_done"] == list(STUDY.stage_names[:done])
+    assert done == len(STUDY.stage_names)
     assert manifest["work"]["samples"]["generated"] == (50 + 16) * 4
     assert_same_run(undisturbed, folder)
     (folder / "analysis.parquet").unlink()
@@ -142,7 +143,7 @@ def test_killed_in_every_stage_and_finished(undisturbed: Path, tmp_path: Path, r
 
 @pytest.mark.slow
 def test_batches_and_the_way_of_tracing_change_no_run(undisturbed: Path, tmp_path: Path) -> None:
-    config = study(tmp_path, batch_size=9, trace_backend="plain", trace_tokens=700)
+    config = study(tmp_path, batch_size=9, hidden_backend="plain", hidden_batch_tokens=700)
     assert config.run_name() == undisturbed.name
     assert run_study(config, silent_progress())
     columns = [
@@ -193,4 +194,4 @@ def test_probes_of_another_model_are_refused(undisturbed: Path, tmp_path: Path) 
 
 def test_a_command_of_the_study_refuses_another_study(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["datasets", "--preset", "lab"]) == 2
-    assert "belongs to the study of reasoning models" in capsys.readouterr().err
+    assert "belongs to the study “Reasoning models”" in capsys.readouterr().err

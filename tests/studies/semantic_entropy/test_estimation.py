@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from helpers.config import RunConfig
-from helpers.generation.samples import SampledAnswers, choose_questions, sample_answers
+from helpers.generation.samples import SampledAnswers, answer_questions, choose_questions
 from helpers.progress import silent_progress
 from helpers.store.cache import Store
 from helpers.studies.registry import make_config
@@ -28,7 +28,7 @@ def estimated(place: Path, **changes: object) -> tuple[Uncertainty, SampledAnswe
     config: RunConfig = make_config(cache_dir=place / "cache", out=place, **OPTIONS | changes)
     store = Store(config.cache_dir)
     try:
-        answers = sample_answers(config, choose_questions(config), store, silent_progress())
+        answers = answer_questions(config, choose_questions(config), store, silent_progress())
         meanings = find_meanings(config, answers, store, silent_progress())
         return estimate(config, answers, meanings, store, silent_progress()), answers, meanings
     finally:

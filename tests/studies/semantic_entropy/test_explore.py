@@ -33,7 +33,6 @@ from helpers.studies.semantic_entropy.explore import (
     question_view,
     run_decoder,
 )
-from helpers.studies.semantic_entropy.open_run import Pending
 from helpers.studies.semantic_entropy.records import Run
 from helpers.studies.semantic_entropy.run_files import StoredRun
 from helpers.views import charts
@@ -382,10 +381,10 @@ def test_probes_stand_beside_what_was_measured() -> None:
 
 def under_way(run: StoredRun) -> Run:
     """The run as `open_run` opens it before its probes are trained."""
-    pending: Any = Pending("probes")
     return Run(
-        run.config, run.folder, run.answers, run.meanings, run.uncertainty, {}, run.judgements,
-        run.targets, pending, pending, pending, run.manifest,
+        config=run.config, folder=run.folder, manifest=run.manifest, answers=run.answers,
+        meanings=run.meanings, uncertainty=run.uncertainty, skipped={}, judgements=run.judgements,
+        targets=run.targets,
     )  # fmt: skip
 
 

@@ -14,14 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.analyses.run import NotYet
 from helpers.config import RunConfig
 from helpers.errors import UserError
 from helpers.evaluation.records import Array, FloatOrNan, as_plain, from_plain
 from helpers.progress import silent_progress
 from helpers.store.run_folder import ASSESSMENT, read_manifest
+from helpers.studies.registry import run_study
 from helpers.studies.semantic_entropy import views
-from helpers.studies.semantic_entropy.open_run import NotYet, open_run
-from helpers.studies.semantic_entropy.stages import run
+from helpers.studies.semantic_entropy.open_run import open_run
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Tree:
 
 
 def test_an_opened_run_is_the_run(tiny_run: RunConfig) -> None:
-    again = run(tiny_run, silent_progress())
+    again = run_study(tiny_run, silent_progress())
     assert again
     opened = open_run(tiny_run.run_folder)
     assert opened.config.run_name() == tiny_run.run_name()

@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.progress import silent_progress
-from helpers.studies.registry import make_config
-from helpers.studies.semantic_entropy.stages import run
+from helpers.studies.registry import make_config, run_study
 from support.run_folders import as_flags, assert_same_run
 
 OPTIONS = {
@@ -47,29 +46,28 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing interrupts."""
     base = tmp_path_factory.mktemp("undisturbed")
     config = make_config(cache_dir=base / "cache", out=base / "out", **OPTIONS)
-    assert run(config, silent_progress())
+    assert run_study(config, silent_progress())
     return config.run_folder
 
 
-@pytest.mark.slow
 def test_killed_in_every_stage_and_finished(undisturbed: Path, tmp_path: Path, root: Path) -> None:
     """One run is killed in each of its stages in turn, then finishes and differs in nothing."""
     flags = as_flags({**OPTIONS, "cache_dir": tmp_path / "cache", "out": tmp_path / "out"})
     environment = {**os.environ, "PYTHONPATH": str(root)}
+    program = str(root / "tests" / "support" / "killed_run.py")
     for target, n in KILLS:
         killed = subprocess.run(
-            [sys.executable, str(root / "tests/support/killed_run.py"), target, str(n), *flags],
+            [sys.executable, program, target, str(n), *flags],
             env=environment, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert killed.returncode == -signal.SIGKILL, (target, killed.stderr[-2000:])
     finished = make_config(cache_dir=tmp_path / "cache", out=tmp_path / "out", **OPTIONS)
-    assert run(finished, silent_progress())
+    assert run_study(finished, silent_progress())
     assert_same_run(undisturbed, finished.run_folder)
     leftovers = [p for p in tmp_path.rglob("*.tmp") if (tmp_path / "out") in p.parents]
     assert not leftovers, "a killed write left a temporary file in the run folder"
 
 
-@pytest.mark.slow
 def test_two_runs_at_once_do_no_harm(undisturbed: Path, tmp_path: Path, root: Path) -> None:
     """Two processes with one cache and one run folder both finish, with the files of one."""
     flags = as_flags({**OPTIONS, "cache_dir": tmp_path / "cache", "out": tmp_path / "out"})
@@ -90,7 +88,7 @@ def test_nothing_stored_is_computed_twice(undisturbed: Path) -> None:
     base = undisturbed.parent.parent
     before = json.loads((undisturbed / "manifest.json").read_text())
     config = make_config(cache_dir=base / "cache", out=base / "again", **OPTIONS)
-    again = run(config, silent_progress())
+    again = run_study(config, silent_progress())
     assert again is not None
     assert again.answers.generated == 0
     assert again.meanings.counts.forwards == 0
@@ -98,12 +96,11 @@ def test_nothing_stored_is_computed_twice(undisturbed: Path) -> None:
     assert before["work"]["samples"]["generated"] == 70 * 4
 
 
-@pytest.mark.slow
 def test_more_samples_are_added_not_repeated(undisturbed: Path) -> None:
     """Raising K from 3 to 5 generates two more answers a question, and keeps the first three."""
     base = undisturbed.parent.parent
     options = {**OPTIONS, "k": 5}
-    more = run(
+    more = run_study(
         make_config(cache_dir=base / "cache", out=base / "out", **options), silent_progress()
     )
     assert more is not None
@@ -115,13 +112,12 @@ def test_more_samples_are_added_not_repeated(undisturbed: Path) -> None:
             assert list(sample.token_ids) == kept[sample.question_id, sample.sample_id]
 
 
-@pytest.mark.slow
 def test_batch_size_changes_nothing(undisturbed: Path, tmp_path: Path) -> None:
     """Other batches give the same answers, meanings and splits."""
     options = {**OPTIONS, "batch_size": 7, "judge_batch_size": 5}
     config = make_config(cache_dir=tmp_path / "cache", out=tmp_path / "out", **options)
     assert config.run_name() == undisturbed.name
-    assert run(config, silent_progress())
+    assert run_study(config, silent_progress())
     columns = ["question_id", "sample_id", "text", "token_ids", "finish_reason", "cluster"]
     expected = pq.read_table(undisturbed / "samples.parquet", columns=columns)
     assert pq.read_table(config.run_folder / "samples.parquet", columns=columns) == expected

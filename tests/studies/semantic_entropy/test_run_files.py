@@ -15,16 +15,16 @@ from helpers.errors import UserError
 from helpers.progress import silent_progress
 from helpers.store.cache import Store
 from helpers.store.files import map_array, read_arrays, write_arrays, write_blocks
+from helpers.studies.registry import run_study
 from helpers.studies.semantic_entropy.analyses import analyse, read_analysis
 from helpers.studies.semantic_entropy.records import Run
 from helpers.studies.semantic_entropy.run_files import read_run
-from helpers.studies.semantic_entropy.stages import run
 
 
 @pytest.fixture(scope="module")
 def again(tiny_run: RunConfig) -> Run:
     """The tiny run in memory, from its store."""
-    finished = run(tiny_run, silent_progress())
+    finished = run_study(tiny_run, silent_progress())
     assert finished
     return finished
 

@@ -9,7 +9,7 @@ import torch
 from helpers.config import RunConfig
 from helpers.data.questions import Question
 from helpers.generation.records import GREEDY, Sample
-from helpers.generation.samples import SampledAnswers
+from helpers.generation.samples import SampledAnswers, make_prompts
 from helpers.hidden_states import capture
 from helpers.models.forwards import TokenSequence
 from helpers.models.loading import LanguageModel, load_language_model
@@ -110,15 +110,16 @@ def asked(models) -> tuple[RunConfig, SampledAnswers]:
     """Nine questions with four samples each."""
     _, samples = questions(9, 4)
     config = make_config(model=str(models["qwen3"].identity.folder), device="cpu")
+    asked = tuple(
+        Question(str(i), "Why? " * (1 + i % 4) + str(i), "", None, "train", "") for i in range(9)
+    )
     return config, SampledAnswers(
-        tuple(
-            Question(str(i), "Why? " * (1 + i % 4) + str(i), "", None, "train", "")
-            for i in range(9)
-        ),
+        asked,
         tuple(tuple(sample(i, ids) for i, ids in enumerate(row)) for row in samples),
         tuple(sample(GREEDY, row[0]) for row in samples),
         (),
         0,
+        make_prompts(config, {q.id: q.question for q in asked}),
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.analyses.run import Pending
 from helpers.config import RunConfig
 from helpers.errors import UserError
 from helpers.evaluation.scores import best_split_threshold
@@ -27,7 +28,7 @@ from helpers.meanings.clustering import (
 from helpers.meanings.judges import final_answer_equivalence
 from helpers.studies.registry import config_from_arguments, make_config
 from helpers.studies.semantic_entropy.analyses.sample_budget import sample_budget
-from helpers.studies.semantic_entropy.open_run import Pending, open_run
+from helpers.studies.semantic_entropy.open_run import open_run
 from helpers.studies.semantic_entropy.run_files import StoredRun
 from helpers.studies.semantic_entropy.what_if import (
     GROUPERS,

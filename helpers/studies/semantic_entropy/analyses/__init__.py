@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers.config import ANALYSES, RunConfig
+from helpers.config import RunConfig
 from helpers.errors import UserError
 from helpers.progress import Progress
 from helpers.store.cache import Store, content_key
 from helpers.store.files import file_hash, read_metadata, write_json
+from helpers.studies.semantic_entropy.config import ANALYSES
 from helpers.studies.semantic_entropy.run_files import StoredRun
 
 VERSION = 1

@@ -1,16 +1,16 @@
-"""Probes trained on one run and tried on another: does what they learnt hold for other questions?
+"""Probes trained on one run and tested on another: does what they learnt hold for other questions?
 
-Of every ordered pair of runs of one model, the probes are trained on the first as in the clean
-protocol (place and regularisation by its validation questions, fitted to its training questions)
-and scored on the second: on its test questions where both are the same run, on all its questions
-otherwise. Either probe may turn out the better one: the difference has an interval and a two-sided
-p-value for each pair, corrected for the number of pairs (Holm 1979).
+The probes of each run are trained as in the clean protocol (place and regularisation by its
+validation questions, fitted to its training questions) and scored on the test questions of every
+run. A foreign probe is compared with the run's own on the same questions: the difference has an
+interval and a two-sided p-value, corrected for the number of pairs of two runs (Holm 1979).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -18,151 +18,101 @@ import numpy as np
 from helpers.data.questions import question_id
 from helpers.errors import UserError
 from helpers.evaluation.metrics import auroc
-from helpers.evaluation.scores import Score, format_score, paired_difference, score_metric
+from helpers.evaluation.resampling import holm
+from helpers.evaluation.scores import Score, paired_difference, score_metric
+from helpers.formatting import p_value_text
 from helpers.probes.combined import AnyProbe, fit_hybrid, places, predict_at
 from helpers.probes.probe import LinearProbe, UndefinedTarget
 from helpers.probes.training import HIGH, WRONG, fit_chosen, sweep_target
 from helpers.progress import Progress, silent_progress
 from helpers.studies.semantic_entropy.run_files import StoredRun
 
-# --- the transfer as text ------------------------------------------------------------------------
-
-
 PROBES = {"entropy": "SEP", "correctness": "correctness probe", "hybrid": "hybrid"}
 TARGETS = {"wrong": WRONG, "high": HIGH}
-SIGNIFICANT = 0.05
-UNDECIDED, UNDEFINED = "undecided", "undefined"
+COLUMNS = 3  # runs side by side in 100 columns of text
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """AUROC of the probes of one pair of runs for one target."""
+class Cell:
+    """One probe of one run on the test questions of another, or of the same."""
 
-    scores: dict[str, Score]
-    """By the keys of `PROBES`."""
-    difference: Score
-    """SEP minus correctness probe, on the same questions; its p-value is two-sided."""
-    adjusted_p: float | None = None
-    """The p-value after Holm's correction over all pairs for this target."""
-    winner: str = UNDEFINED
-    """A value of `PROBES` where the corrected p-value is below 0.05, else why there is none."""
-
-
-@dataclass(frozen=True)
-class TransferPair:
-    """Probes of one run on the questions of another, or of the same."""
-
+    target: str  # a key of `TARGETS`; high is above γ of the run that the probe was trained on
+    probe: str  # a key of `PROBES`
     trained_on: str
     tested_on: str
-    n: int
-    """Questions that the probes were scored on, graded or not."""
-    left_out: int
-    """Questions of the second run that the first had used for training or for a choice."""
-    comparisons: dict[str, Comparison]
-    """By the keys of `TARGETS`. High is above γ of the run that the probes were trained on."""
-
-    @property
-    def same_run(self) -> bool:
-        """Whether both runs are one, and the score is on its test questions."""
-        return self.trained_on == self.tested_on
-
-
-@dataclass(frozen=True)
-class Tally:
-    """In how many pairs each probe is better, with Holm's correction."""
-
-    sep: int
-    correctness: int
-    undecided: int
-    undefined: int
+    left_out: int  # test questions that the probe had seen in training or by a choice
+    auroc: Score
+    difference: Score | None  # from the tested run's own probe, two-sided p; None on the diagonal
+    adjusted_p: float | None = None  # Holm's, over the cells off the diagonal of the same matrix
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """The matrix of all ordered pairs of runs."""
+    """A matrix for each target and probe: a row for each trained run, a column for each tested."""
 
     runs: tuple[str, ...]
-    positions: tuple[str, ...]
-    """Positions that all runs have; no other is used."""
-    chosen: dict[str, dict[str, list[tuple[str, int]]]]
-    """Run and probe to the positions and layers that it reads."""
-    undefined: dict[str, dict[str, str]]
-    """Run and probe to the reason why there is none."""
-    pairs: tuple[TransferPair, ...]
-    tallies: dict[str, dict[str, Tally]]
-    """By target, over all pairs ("all") and over those of two runs ("other run")."""
+    positions: tuple[str, ...]  # those that all runs have; no other is used
+    chosen: dict[str, dict[str, list[tuple[str, int]]]]  # by run and probe: position, layer
+    cells: tuple[Cell, ...]  # by target, probe, trained run and tested run
     notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
         return asdict(self)
 
+    def matrix(self, target: str, probe: str) -> dict[tuple[str, str], Cell]:
+        """The cells of a target and a probe, by the names of the trained and the tested run."""
+        cells = [c for c in self.cells if (c.target, c.probe) == (target, probe)]
+        return {(cell.trained_on, cell.tested_on): cell for cell in cells}
+
 
 def describe_transfer(result: Transfer) -> str:
-    """Each pair on a line of at most 100 columns, by target, and the tallies."""
-    letters = {name: _letter(i) for i, name in enumerate(result.runs)}
+    """Each matrix in lines of at most 100 columns, and why any cell is undefined."""
+    labels = {name: f"R{i}" for i, name in enumerate(result.runs, 1)}
     lines = [f"Transfer between {len(result.runs)} runs ({', '.join(result.positions)})"]
-    lines += [f"  {letter}  {name}" for name, letter in letters.items()]
-    for target, words in TARGETS.items():
-        lines += ["", f"AUROC for {words} (trained → tested on)"]
-        lines.append(
-            f"  {'':<7}{'n':<6}{'SEP':<18}{'correctness probe':<18}{'hybrid':<7}"
-            f"{'SEP − correctness':<21}{'Holm p':<8}better"
-        )
-        lines += [_line(pair, target, letters) for pair in result.pairs]
-        lines += [_tally_words(result.tallies[target])]
-        reasons = dict.fromkeys(p.comparisons[target].difference.undefined for p in result.pairs)
-        lines += [f"  undefined: {reason}" for reason in reasons if reason]
-    shared = {p.tested_on: p.left_out for p in result.pairs if p.left_out}
-    if shared:
-        counts = [
-            f"{letters[p.trained_on]} → {letters[p.tested_on]} {p.left_out}"
-            for p in result.pairs if p.left_out
-        ]  # fmt: skip
+    lines += [f"  {label}  {name}" for name, label in labels.items()]
+    lines += [
+        "Rows: the run that trained the probe; columns: the run whose test questions are asked.",
+        "Below a foreign probe's AUROC: the same minus that of the tested run's own; p after Holm.",
+    ]
+    for target, probe in product(TARGETS, PROBES):
+        cells = result.matrix(target, probe)
+        lines += ["", f"AUROC of the {PROBES[probe]} for {TARGETS[target]}"]
+        for start in range(0, len(labels), COLUMNS):
+            lines += _block(cells, labels, result.runs[start : start + COLUMNS])
+        scores = [s for cell in cells.values() for s in (cell.auroc, cell.difference) if s]
+        reasons = dict.fromkeys(score.undefined for score in scores if score.undefined)
+        lines += [f"  undefined: {reason}" for reason in reasons]
+    left_out = {(c.trained_on, c.tested_on): c.left_out for c in result.cells if c.left_out}
+    if left_out:
+        counts = [f"{labels[a]} → {labels[b]} {n}" for (a, b), n in left_out.items()]
         lines += ["", f"  questions left out, as the probes had seen them: {', '.join(counts)}"]
     return "\n".join([*lines, *(f"  note: {note}" for note in result.notes)])
 
 
-def _letter(number: int) -> str:
-    return chr(ord("A") + number) if number < 26 else f"run {number + 1}"
+def _block(
+    cells: Mapping[tuple[str, str], Cell], labels: Mapping[str, str], columns: Sequence[str]
+) -> list[str]:
+    """The rows of a matrix for some of its columns, two lines a row."""
+    lines = [f"  {'':<7}" + "".join(f"{labels[name]:<30}" for name in columns)]
+    for name, label in labels.items():
+        row = [cells[name, column] for column in columns]
+        areas = [f"{_short(cell.auroc)} n = {cell.auroc.n}" for cell in row]
+        gaps = [
+            f"{_short(cell.difference, '+')} {p_value_text(cell.adjusted_p)}"
+            if cell.difference else "" for cell in row
+        ]  # fmt: skip
+        lines.append(f"  {label:<7}" + "".join(f"{text:<30}" for text in areas))
+        lines.append(f"  {'':<7}" + "".join(f"{text:<30}" for text in gaps))
+    return [line.rstrip() for line in lines]
 
 
-def _line(pair: TransferPair, target: str, letters: Mapping[str, str]) -> str:
-    compared = pair.comparisons[target]
-    scores = compared.scores
-    hybrid = scores["hybrid"].value
-    arrow = f"{letters[pair.trained_on]} → {letters[pair.tested_on]}"
-    cells = [
-        f"{arrow:<7}{scores['entropy'].n:<6}",
-        *(f"{_short(scores[name]):<19}" for name in ("entropy", "correctness")),
-        f"{'–' if hybrid is None else f'{hybrid:.2f}':<7}",
-        f"{_short(compared.difference, signed=True):<21}",
-        f"{'–' if compared.adjusted_p is None else f'{compared.adjusted_p:.3f}':<8}",
-        compared.winner.removesuffix(" probe"),
-    ]
-    return "  " + "".join(cells)
-
-
-def _short(score: Score, signed: bool = False) -> str:
+def _short(score: Score, sign: str = "") -> str:
     if score.value is None:
-        return UNDEFINED
+        return "undefined"
     if score.low is None or score.high is None:
-        return f"{score.value:.2f} [–, –]"
-    if signed:
-        return f"{score.value:+.2f} [{score.low:+.2f}, {score.high:+.2f}]"
-    return format_score(score, 2)
-
-
-def _tally_words(tallies: Mapping[str, Tally]) -> str:
-    parts = []
-    for name, words in (("all", "all pairs"), ("other run", "pairs of two runs")):
-        t = tallies[name]
-        undefined = f", undefined {t.undefined}" if t.undefined else ""
-        parts.append(
-            f"{words}: SEP better in {t.sep}, correctness probe in {t.correctness}, undecided "
-            f"{t.undecided}{undefined}"
-        )
-    return "\n".join(f"  {part}" for part in parts)
+        return f"{score.value:{sign}.2f} [–, –]"
+    return f"{score.value:{sign}.2f} [{score.low:{sign}.2f}, {score.high:{sign}.2f}]"
 
 
 # --- runs and probes -----------------------------------------------------------------------------
@@ -170,13 +120,12 @@ def _tally_words(tallies: Mapping[str, Tally]) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """The probes of one run, γ, and the questions that they have seen."""
+    """The probes of one run, and the questions that they have seen."""
 
+    run: StoredRun
     probes: dict[str, AnyProbe]
     undefined: dict[str, str]
-    threshold: float | None
-    used: frozenset[str]
-    """Ids, from the texts, of its training and validation questions."""
+    used: frozenset[str]  # ids, from the texts, of its training and validation questions
 
 
 def common_positions(runs: Sequence[StoredRun]) -> tuple[str, ...]:
@@ -184,26 +133,22 @@ def common_positions(runs: Sequence[StoredRun]) -> tuple[str, ...]:
     names = [run.name for run in runs]
     if len(runs) < 2:
         raise UserError(f"transfer: {len(runs)} run given: name two or more, of the same model")
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
+    if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"transfer: the run {twice[0]} is given twice: name each run once")
-    first = runs[0]
-    for run in runs:
-        for key, what in (("model_hash", "model"), ("tokenizer_hash", "tokenizer")):
-            ours, theirs = (r.manifest.get("hashes", {}).get(key) for r in (first, run))
-            if ours is None or theirs is None:
-                unknown = first if ours is None else run
+    for key, what in (("model_hash", "model"), ("tokenizer_hash", "tokenizer")):
+        hashes = [run.manifest.get("hashes", {}).get(key) for run in runs]
+        for name, found in zip(names, hashes, strict=True):
+            if found is None:
                 raise UserError(
-                    f"transfer: {unknown.name} does not say which {what} it is of, as a run of "
-                    "`sep run` does: leave it out"
+                    f"transfer: {name} does not say which {what} it is of: leave it out"
                 )
-            if ours != theirs:
+            if found != hashes[0]:
                 raise UserError(
-                    f"transfer: {first.name} and {run.name} are of different {what}s ({ours} and "
-                    f"{theirs}), and a probe reads the hidden states of its own alone: name runs "
+                    f"transfer: {names[0]} and {name} are of different {what}s ({hashes[0]} and "
+                    f"{found}), and a probe reads the hidden states of its own alone: name runs "
                     "of one model"
                 )
-    common = tuple(p for p in first.positions if all(p in run.positions for run in runs))
+    common = tuple(p for p in runs[0].positions if all(p in run.positions for run in runs))
     if not common:
         has = "; ".join(f"{run.name}: {', '.join(run.positions) or 'none'}" for run in runs)
         raise UserError(
@@ -215,9 +160,9 @@ def common_positions(runs: Sequence[StoredRun]) -> tuple[str, ...]:
 
 def check_shapes(runs: Sequence[StoredRun], hidden: Sequence[Mapping[str, np.ndarray]]) -> None:
     """Refuse runs whose hidden states differ in layers or width."""
-    for position, states in hidden[0].items():
-        for run, others in zip(runs, hidden, strict=True):
-            ours, theirs = states.shape[1:], others[position].shape[1:]
+    for run, others in zip(runs, hidden, strict=True):
+        for position, states in others.items():
+            ours, theirs = hidden[0][position].shape[1:], states.shape[1:]
             if ours != theirs:
                 raise UserError(
                     f"transfer: at {position}, {runs[0].name} has {ours[0]} layers of width "
@@ -236,10 +181,7 @@ def train_source(run: StoredRun, hidden: Mapping[str, np.ndarray]) -> Source:
     high = np.where(graded | ~graded.any(), targets.high, np.nan)
     linear: dict[str, LinearProbe] = {}
     undefined: dict[str, str] = {}
-    for name, target, words in (
-        ("entropy", high, HIGH),
-        ("correctness", targets.wrong, WRONG),
-    ):
+    for name, target, words in (("entropy", high, HIGH), ("correctness", targets.wrong, WRONG)):
         try:
             chosen = sweep_target(hidden, target, "logistic", words, targets)
         except UndefinedTarget as reason:
@@ -250,17 +192,14 @@ def train_source(run: StoredRun, hidden: Mapping[str, np.ndarray]) -> Source:
     if undefined:
         undefined["hybrid"] = f"it weighs two probes, and one is undefined ({'; '.join(undefined)})"
     else:
+        rows = targets.rows("validation", targets.wrong)
         probes["hybrid"] = fit_hybrid(
-            hidden,
-            targets.wrong,
-            linear["entropy"],
-            linear["correctness"],
-            rows=targets.rows("validation", targets.wrong),
-            name="hybrid",
-        )
-    seen = [q for q in run.answers.questions if q.split != "test"]
-    used = frozenset(question_id(q.question) for q in seen)
-    return Source(probes, undefined, targets.threshold, used)
+            hidden, targets.wrong, linear["entropy"], linear["correctness"],
+            rows=rows, name="hybrid",
+        )  # fmt: skip
+    questions = run.answers.questions
+    used = frozenset(question_id(q.question) for q in questions if q.split != "test")
+    return Source(run, probes, undefined, used)
 
 
 def transfer(
@@ -273,170 +212,87 @@ def transfer(
 ) -> Transfer:
     """Train on each run and test on each, at the positions common to all.
 
-    Raises `UserError` unless there are two runs or more, each given once, of the same model and
-    tokenizer, with hidden states of the same layers and width at a common position.
+    Raises `UserError` unless there are two runs or more, of the same model, tokenizer and layers.
     """
     positions = common_positions(runs)
     hidden = [{p: run.hidden(p) for p in positions} for run in runs]
     check_shapes(runs, hidden)
-    options = {"n_boot": n_boot, "n_perm": n_perm, "seed": seed}
-    pairs: list[TransferPair] = []
-    total = len(runs) + len(runs) ** 2
-    with (progress or silent_progress())("Transferring probes", total, "steps") as stage:
-        sources = []
+    cells: list[Cell] = []
+    sources: list[Source] = []
+    foreign = len(runs) * (len(runs) - 1)
+    steps = foreign + 2 * len(runs)
+    with (progress or silent_progress())("Transferring probes", steps, "steps") as stage:
         for run, states in zip(runs, hidden, strict=True):
             sources.append(train_source(run, states))
             stage.advance(1)
-        for run, source in zip(runs, sources, strict=True):
-            for other, states in zip(runs, hidden, strict=True):
-                pairs.append(_try_on(run, source, other, states, options))
+        for source in sources:
+            for own, states in zip(sources, hidden, strict=True):
+                cells += _test_on(source, own, states, n_boot, n_perm, seed)
                 stage.advance(1)
-    for target in TARGETS:
-        pairs = _corrected(pairs, target)
+    smallest = min(1.0, 2 / (1 + n_boot) * foreign)
+    note = (
+        f"with {n_boot} resamples and {foreign} pairs of two runs no corrected p-value can be "
+        f"below {smallest:.2f}: take {40 * foreign} or more"
+    )
     return Transfer(
         runs=tuple(run.name for run in runs),
         positions=positions,
         chosen={
-            run.name: {name: list(places(probe)) for name, probe in source.probes.items()}
-            for run, source in zip(runs, sources, strict=True)
+            s.run.name: {name: list(places(p)) for name, p in s.probes.items()} for s in sources
         },
-        undefined={run.name: s.undefined for run, s in zip(runs, sources, strict=True)},
-        pairs=tuple(pairs),
-        tallies={target: _tallies(pairs, target) for target in TARGETS},
-        notes=_notes(pairs, n_boot),
+        cells=tuple(_corrected(cells)),
+        notes=() if smallest < 0.05 else (note,),
     )
 
 
-def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """P-values corrected for being many, so that the chance of any false one below α is at most α.
-
-    The smallest of m is multiplied by m, the next by m − 1, and so on; none falls below the one
-    before it. Raises ValueError naming a value that is no probability. Holm 1979, "A Simple
-    Sequentially Rejective Multiple Test Procedure".
-
-    >>> holm([0.01, 0.04, 0.03]).tolist()
-    [0.03, 0.06, 0.06]
-    """
-    values = np.asarray(p_values, dtype=np.float64)
-    bad = np.flatnonzero(~((values >= 0) & (values <= 1)))
-    if bad.size:
-        raise ValueError(f"p_values: row {bad[0]} is {values[bad[0]]}, outside 0 to 1")
-    order = np.argsort(values, kind="stable")
-    steps = values[order] * np.arange(len(values), 0, -1)
-    corrected = np.empty_like(values)
-    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return corrected
-
-
-# --- one pair ------------------------------------------------------------------------------------
-
-
-def _try_on(
-    run: StoredRun,
+def _test_on(
     source: Source,
-    other: StoredRun,
+    own: Source,
     hidden: Mapping[str, np.ndarray],
-    options: Mapping[str, int],
-) -> TransferPair:
-    """Score the probes of a run on another's questions that they have not seen."""
-    if run is other:
-        rows, left_out = other.targets.rows("test"), 0
-    else:
-        texts = [question_id(q.question) for q in other.answers.questions]
-        rows = np.array([text not in source.used for text in texts], dtype=bool)
-        left_out = int((~rows).sum())
-    predicted = {name: predict_at(probe, hidden) for name, probe in source.probes.items()}
-    entropy = other.targets.semantic_entropy
-    threshold = source.threshold
+    n_boot: int,
+    n_perm: int,
+    seed: int,
+) -> list[Cell]:
+    """Score the probes of `source` on the test questions of `own.run` that they have not seen."""
+    run, threshold = own.run, source.run.targets.threshold
+    test = run.targets.rows("test")
+    seen = [question_id(q.question) in source.used for q in run.answers.questions]
+    rows = test & ~np.array(seen, dtype=bool) if source is not own else test
+    entropy = run.targets.semantic_entropy
     high = np.full(len(entropy), np.nan) if threshold is None else (entropy > threshold) * 1.0
-    return TransferPair(
-        trained_on=run.name,
-        tested_on=other.name,
-        n=int(rows.sum()),
-        left_out=left_out,
-        comparisons={
-            "wrong": _compare(predicted, source, other.targets.wrong, rows, "wrong", options),
-            "high": _compare(predicted, source, high, rows, "high", options),
-        },
-    )
+    cells = []
+    for target, labels in (("wrong", run.targets.wrong), ("high", high)):
+        asked = rows & ~np.isnan(labels)
+        truth = labels[asked]
+        for name in PROBES:
+            ours, theirs = (
+                predict_at(s.probes[name], hidden)[asked] if name in s.probes else None
+                for s in (source, own)
+            )
+            score, difference = _undefined("auroc", truth, source.undefined.get(name, "")), None
+            if ours is not None:
+                score = score_metric(auroc(ours, truth, target), n_boot, n_perm, seed)
+            if source is not own:
+                reason = score.undefined or own.undefined.get(name, "")
+                difference = _undefined("auroc difference", truth, reason)
+                if ours is not None and theirs is not None and not reason:
+                    difference = paired_difference(ours, theirs, truth, n_boot=n_boot, seed=seed)
+            at = (source.run.name, run.name, int((test & ~rows).sum()))
+            cells.append(Cell(target, name, *at, score, difference))
+    return cells
 
 
-def _compare(
-    predicted: Mapping[str, np.ndarray],
-    source: Source,
-    labels: np.ndarray,
-    rows: np.ndarray,
-    positive: str,
-    options: Mapping[str, int],
-) -> Comparison:
-    """Score each probe for labels [n] (NaN where unknown) on a mask of rows [n]."""
-    rows = rows & ~np.isnan(labels)
-    n, truth = int(rows.sum()), labels[rows]
-    scores = {}
-    for name in PROBES:
-        if name in predicted:
-            scores[name] = score_metric(
-                auroc(predicted[name][rows], truth, positive),
-                options["n_boot"], options["n_perm"], options["seed"],
-            )  # fmt: skip
-        else:
-            scores[name] = Score("auroc", None, None, None, None, n, source.undefined[name])
-    missing = [score.undefined for score in scores.values() if score.undefined]
-    if missing:
-        difference = Score("auroc difference", None, None, None, None, n, missing[0])
-    else:
-        difference = paired_difference(
-            predicted["entropy"][rows],
-            predicted["correctness"][rows],
-            truth,
-            n_boot=options["n_boot"],
-            seed=options["seed"],
-        )
-    return Comparison(scores, difference)
+def _undefined(metric: str, labels: np.ndarray, reason: str) -> Score:
+    return Score(metric, None, None, None, None, len(labels), reason)
 
 
-# --- over all pairs -------------------------------------------------------------------------------
-
-
-def _corrected(pairs: Sequence[TransferPair], target: str) -> list[TransferPair]:
-    """The pairs with Holm's correction and a winner where there is one."""
-    raw = [pair.comparisons[target].difference.p_value for pair in pairs]
-    adjusted = iter(holm([p for p in raw if p is not None]).tolist())
+def _corrected(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells by matrix, with Holm's correction within each where there is a p-value."""
     found = []
-    for pair, p in zip(pairs, raw, strict=True):
-        before = pair.comparisons[target]
-        corrected = None if p is None else next(adjusted)
-        winner = _winner(before.difference, corrected)
-        after = Comparison(before.scores, before.difference, corrected, winner)
-        comparisons = {**pair.comparisons, target: after}
-        found.append(
-            TransferPair(pair.trained_on, pair.tested_on, pair.n, pair.left_out, comparisons)
-        )
+    for target, probe in product(TARGETS, PROBES):
+        matrix = [cell for cell in cells if (cell.target, cell.probe) == (target, probe)]
+        raw = [cell.difference.p_value if cell.difference else None for cell in matrix]
+        adjusted = iter(holm([p for p in raw if p is not None]).tolist())
+        for cell, p in zip(matrix, raw, strict=True):
+            found.append(cell if p is None else replace(cell, adjusted_p=next(adjusted)))
     return found
-
-
-def _winner(difference: Score, adjusted_p: float | None) -> str:
-    if difference.value is None:
-        return UNDEFINED
-    if adjusted_p is None or adjusted_p >= SIGNIFICANT:
-        return UNDECIDED
-    return PROBES["entropy"] if difference.value > 0 else PROBES["correctness"]
-
-
-def _tallies(pairs: Sequence[TransferPair], target: str) -> dict[str, Tally]:
-    def count(chosen: Sequence[TransferPair]) -> Tally:
-        winners = [pair.comparisons[target].winner for pair in chosen]
-        kinds = (PROBES["entropy"], PROBES["correctness"], UNDECIDED, UNDEFINED)
-        return Tally(*(winners.count(kind) for kind in kinds))
-
-    return {"all": count(pairs), "other run": count([p for p in pairs if not p.same_run])}
-
-
-def _notes(pairs: Sequence[TransferPair], n_boot: int) -> tuple[str, ...]:
-    smallest = 2 / (1 + n_boot) * len(pairs)
-    if smallest < SIGNIFICANT:
-        return ()
-    return (
-        f"with {n_boot} resamples and {len(pairs)} pairs no corrected p-value can be below "
-        f"{min(smallest, 1.0):.2f}, so no pair can be decided: take {40 * len(pairs)} or more",
-    )

@@ -1,0 +1,1 @@
+"""What follows any study's assessment, and the record of a run that it reads."""
