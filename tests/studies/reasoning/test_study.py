@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import load_file
 
 from helpers.cli.explain import explain
 from helpers.cli.main import main
@@ -22,6 +20,7 @@ from helpers.studies.reasoning.run_files import open_study
 from helpers.studies.reasoning.study import STUDY
 from helpers.studies.registry import make_config, run_study, runs_of, study_named
 from helpers.studies.semantic_entropy.open_run import open_run
+from support.forked_runs import forked_runs
 from support.run_folders import as_flags, assert_same_run
 
 OPTIONS: dict[str, Any] = {
@@ -40,10 +39,10 @@ FILES = (
     "samples.parquet",
 )  # fmt: skip
 KILLS = (
-    ("helpers.store.cache:Store.put_many", 2),  # sampling: the second batch is lost
-    ("helpers.store.cache:Store.put_arrays", 1),  # hidden states, before any is stored
-    ("helpers.probes.store:write_bytes", 2),  # between a probe's tensors and its card
-    ("helpers.studies.reasoning.stages:write_run_analysis", 1),
+    "helpers.store.cache:Store.put_many 2",  # sampling: the second batch is lost
+    "helpers.store.cache:Store.put_arrays 1",  # hidden states, before any is stored
+    "helpers.probes.store:write_bytes 2",  # between a probe's tensors and its card
+    "helpers.studies.reasoning.stages:write_run_analysis 1",
 )
 
 
@@ -64,7 +63,7 @@ def test_a_run_leaves_what_the_next_reader_needs(undisturbed: Path) -> None:
     assert set(FILES) <= there
     run = open_study(undisturbed)
     assert run.manifest["study"] == STUDY.name
-    assert run.manifest["stages_done"] == list(STUDY.stage_names)
+    assert run.manifest["stages_done"] == list(run.manifest["work"]) == list(STUDY.stage_names)
     table = run.table
     assert table is not None
     runs = pq.read_table(undisturbed / "samples.parquet").to_pylist()
@@ -126,16 +125,10 @@ def test_stages_one_by_one_give_what_one_command_gives(
 
 
 @pytest.mark.slow
-def test_killed_in_every_stage_and_finished(undisturbed: Path, tmp_path: Path, root: Path) -> None:
+def test_killed_in_every_stage_and_finished(undisturbed: Path, tmp_path: Path) -> None:
     flags = as_flags({**OPTIONS, "cache_dir": tmp_path / "cache", "out": tmp_path / "out"})
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    for target, n in KILLS:
-        killed = subprocess.run(
-            [sys.executable, str(root / "tests" / "support" / "killed_run.py"), target, str(n),
-             "--preset=lab-think", *flags],
-            env=environment, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        assert killed.returncode == -signal.SIGKILL, (target, killed.stderr[-2000:])
+    codes, said = forked_runs([[kill] for kill in KILLS], ["--preset=lab-think", *flags])
+    assert codes == [-signal.SIGKILL] * len(KILLS), said[-2000:]
     finished = study(tmp_path)
     assert run_study(finished, silent_progress())
     assert_same_run(undisturbed, finished.run_folder)
@@ -145,13 +138,23 @@ def test_killed_in_every_stage_and_finished(undisturbed: Path, tmp_path: Path, r
 def test_batches_and_the_way_of_tracing_change_no_run(undisturbed: Path, tmp_path: Path) -> None:
     config = study(tmp_path, batch_size=9, hidden_backend="plain", hidden_batch_tokens=700)
     assert config.run_name() == undisturbed.name
-    assert run_study(config, silent_progress())
+    run_study(config, silent_progress(), until="hidden")
     columns = [
         "question_id", "run_id", "text", "token_ids", "finish_reason", "status", "excluded",
         "thinking_start", "thinking_end", "cluster_final", "cluster_answer",
     ]  # fmt: skip
-    expected = pq.read_table(undisturbed / "samples.parquet", columns=columns)
-    assert pq.read_table(config.run_folder / "samples.parquet", columns=columns) == expected
+    expected, found = (
+        pq.read_table(folder / "samples.parquet", columns=columns)
+        for folder in (undisturbed, config.run_folder)
+    )
+    assert found == expected
+    states, others = (
+        load_file(folder / "hidden" / "think_end.safetensors")
+        for folder in (undisturbed, config.run_folder)
+    )
+    assert states.keys() == others.keys()
+    for name in states:
+        np.testing.assert_allclose(others[name], states[name], rtol=0, atol=1e-3)
 
 
 def test_more_runs_are_added_not_repeated(undisturbed: Path) -> None:

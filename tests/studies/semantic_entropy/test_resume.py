@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,11 +11,13 @@ import pytest
 
 from helpers.progress import silent_progress
 from helpers.studies.registry import make_config, run_study
+from support.forked_runs import forked_runs
 from support.run_folders import as_flags, assert_same_run
 
 OPTIONS = {
     "limit": 70,  # two chunks of hidden states
     "k": 3,
+    "p_true_shots": 2,
     "max_new_tokens": 10,
     "batch_size": 40,
     "n_bootstrap": 100,
@@ -27,17 +26,14 @@ OPTIONS = {
 }
 
 KILLS = (
-    ("helpers.store.cache:Store.put_many", 3),  # sampling: the second batch is lost
-    ("helpers.meanings.judges:NliJudge._forward", 2),  # judging
-    ("helpers.meanings.judges:NliJudge._forward", 6),  # judging all pairs
-    ("helpers.generation.option_logprobs:_read_rests", 1),  # p(True)
-    ("helpers.store.cache:Store.put_arrays", 4),  # hidden states: the first chunk is stored
-    ("helpers.probes.store:write_bytes", 4),  # between a probe's tensors and its card
-    (
-        "helpers.studies.semantic_entropy.stages:write_json",
-        1,
-    ),  # evaluation: just before metrics.json
-    ("os:replace", 2),  # a file is written under its temporary name, and not renamed
+    "helpers.store.cache:Store.put_many 3",  # sampling: the second batch is lost
+    "helpers.meanings.judges:NliJudge._forward 2",  # judging
+    "helpers.meanings.judges:NliJudge._forward 6",  # judging all pairs
+    "helpers.generation.option_logprobs:_read_rests 1",  # p(True)
+    "helpers.store.cache:Store.put_arrays 4",  # hidden states: the first chunk is stored
+    "helpers.probes.store:write_bytes 4",  # between a probe's tensors and its card
+    "helpers.studies.semantic_entropy.stages:write_json 1",  # evaluation: just before metrics.json
+    "os:replace 2",  # a file is written under its temporary name, and not renamed
 )
 
 
@@ -50,37 +46,19 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return config.run_folder
 
 
-def test_killed_in_every_stage_and_finished(undisturbed: Path, tmp_path: Path, root: Path) -> None:
-    """One run is killed in each of its stages in turn, then finishes and differs in nothing."""
+@pytest.mark.slow
+def test_killed_in_every_stage_then_finished_by_two_at_once(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    """A run is killed in each of its stages in turn; at its beginning and its end two processes
+    are at it at once. It differs from an undisturbed one in nothing."""
     flags = as_flags({**OPTIONS, "cache_dir": tmp_path / "cache", "out": tmp_path / "out"})
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    program = str(root / "tests" / "support" / "killed_run.py")
-    for target, n in KILLS:
-        killed = subprocess.run(
-            [sys.executable, program, target, str(n), *flags],
-            env=environment, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        assert killed.returncode == -signal.SIGKILL, (target, killed.stderr[-2000:])
-    finished = make_config(cache_dir=tmp_path / "cache", out=tmp_path / "out", **OPTIONS)
-    assert run_study(finished, silent_progress())
-    assert_same_run(undisturbed, finished.run_folder)
+    rounds = [[KILLS[0], KILLS[0]], *([kill] for kill in KILLS[1:]), ["", ""]]
+    codes, said = forked_runs(rounds, flags)
+    assert codes == [-signal.SIGKILL] * (len(KILLS) + 1) + [0, 0], said[-2000:]
+    assert_same_run(undisturbed, tmp_path / "out" / undisturbed.name)
     leftovers = [p for p in tmp_path.rglob("*.tmp") if (tmp_path / "out") in p.parents]
     assert not leftovers, "a killed write left a temporary file in the run folder"
-
-
-def test_two_runs_at_once_do_no_harm(undisturbed: Path, tmp_path: Path, root: Path) -> None:
-    """Two processes with one cache and one run folder both finish, with the files of one."""
-    flags = as_flags({**OPTIONS, "cache_dir": tmp_path / "cache", "out": tmp_path / "out"})
-    start = "import sys; from helpers.cli.main import main; sys.exit(main())"
-    command = [sys.executable, "-c", start, "run", *flags]
-    pair = [
-        subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for _ in range(2)
-    ]
-    for process in pair:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors.decode()[-2000:]
-    assert_same_run(undisturbed, tmp_path / "out" / undisturbed.name)
 
 
 def test_nothing_stored_is_computed_twice(undisturbed: Path) -> None:
@@ -99,17 +77,19 @@ def test_nothing_stored_is_computed_twice(undisturbed: Path) -> None:
 def test_more_samples_are_added_not_repeated(undisturbed: Path) -> None:
     """Raising K from 3 to 5 generates two more answers a question, and keeps the first three."""
     base = undisturbed.parent.parent
-    options = {**OPTIONS, "k": 5}
-    more = run_study(
-        make_config(cache_dir=base / "cache", out=base / "out", **options), silent_progress()
+    more = make_config(cache_dir=base / "cache", out=base / "out", **{**OPTIONS, "k": 5})
+    run_study(more, silent_progress(), until="meanings")
+    manifest = json.loads((more.run_folder / "manifest.json").read_text())
+    assert manifest["work"]["samples"]["generated"] == 70 * 2
+    kept, found = (
+        {
+            (row["question_id"], row["sample_id"]): row["token_ids"]
+            for row in pq.read_table(folder / "samples.parquet").to_pylist()
+        }
+        for folder in (undisturbed, more.run_folder)
     )
-    assert more is not None
-    assert more.answers.generated == 70 * 2
-    first = pq.read_table(undisturbed / "samples.parquet").to_pylist()
-    kept = {(r["question_id"], r["sample_id"]): r["token_ids"] for r in first}
-    for row in more.answers.samples:
-        for sample in row[:3]:
-            assert list(sample.token_ids) == kept[sample.question_id, sample.sample_id]
+    assert len(found) == 70 * 6
+    assert kept.items() <= found.items()
 
 
 def test_batch_size_changes_nothing(undisturbed: Path, tmp_path: Path) -> None:
@@ -117,7 +97,7 @@ def test_batch_size_changes_nothing(undisturbed: Path, tmp_path: Path) -> None:
     options = {**OPTIONS, "batch_size": 7, "judge_batch_size": 5}
     config = make_config(cache_dir=tmp_path / "cache", out=tmp_path / "out", **options)
     assert config.run_name() == undisturbed.name
-    assert run_study(config, silent_progress())
+    run_study(config, silent_progress(), until="meanings")
     columns = ["question_id", "sample_id", "text", "token_ids", "finish_reason", "cluster"]
     expected = pq.read_table(undisturbed / "samples.parquet", columns=columns)
     assert pq.read_table(config.run_folder / "samples.parquet", columns=columns) == expected
