@@ -16,9 +16,8 @@ with app.setup:
     import marimo as mo
 
     from helpers.dashboard import data, figures, page
-    from helpers.dashboard.address import View
-    from helpers.dashboard.filters import apply_filters
-    from helpers.dashboard.scores import selection_scores
+    from helpers.dashboard.data import selection_scores
+    from helpers.dashboard.filters import View, apply_filters
 
 
 @app.cell

@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
 
-def execution_field(default: Any, **kwargs: Any) -> Any:
+def execution_field(default: Any, description: str, **kwargs: Any) -> Any:
     """A field that changes how fast or where something runs, and nothing in the results."""
     extra = {"execution": True, **kwargs.pop("json_schema_extra", {})}
-    return Field(default, json_schema_extra=extra, **kwargs)
+    return Field(default, description=description, json_schema_extra=extra, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -97,52 +97,38 @@ class RunConfig(BaseModel):
     n_permutations: int = Field(2000, ge=1000, le=100_000, description="permutations for p-values")
 
     endpoint: str = execution_field(
-        "http://127.0.0.1:8000/v1", description="address of --backend openai, up to /v1"
+        "http://127.0.0.1:8000/v1", "address of --backend openai, up to /v1"
     )
     api_key_variable: str = execution_field(
-        "OPENAI_API_KEY", description="environment variable that holds the endpoint's key"
+        "OPENAI_API_KEY", "environment variable that holds the endpoint's key"
     )
-    requests_at_once: int = execution_field(
-        8, ge=1, le=1024, description="requests to the endpoint at a time"
-    )
+    requests_at_once: int = execution_field(8, "requests to the endpoint at a time", ge=1, le=1024)
     gpu_mem_utilization: float = execution_field(
-        0.9, gt=0, le=1, description="share of the GPU's memory that vLLM takes"
+        0.9, "share of the GPU's memory that vLLM takes", gt=0, le=1
     )
     max_num_seqs: int = execution_field(
-        256, ge=1, le=65_536, description="sequences that vLLM works on at once"
+        256, "sequences that vLLM works on at once", ge=1, le=65_536
     )
-    enforce_eager: bool = execution_field(
-        False, description="vLLM without CUDA graphs: less memory, slower"
-    )
-    tensor_parallel: int = execution_field(
-        1, ge=1, le=64, description="GPUs over which vLLM spreads the model"
-    )
-    batch_size: int = execution_field(
-        256, ge=1, le=65_536, description="sequences generated at once"
-    )
-    judge_batch_size: int = execution_field(64, ge=1, le=65_536, description="pairs judged at once")
+    enforce_eager: bool = execution_field(False, "vLLM without CUDA graphs: less memory, slower")
+    tensor_parallel: int = execution_field(1, "GPUs over which vLLM spreads the model", ge=1, le=64)
+    batch_size: int = execution_field(256, "sequences generated at once", ge=1, le=65_536)
+    judge_batch_size: int = execution_field(64, "pairs judged at once", ge=1, le=65_536)
     hidden_backend: Literal["nnsight", "plain"] = execution_field(
-        "nnsight", description="how hidden states are read: through nnsight or by plain hooks"
+        "nnsight", "how hidden states are read: through nnsight or by plain hooks"
     )
     hidden_batch_tokens: int = execution_field(
-        16_384, ge=64, le=10_000_000, description="tokens in a batch whose hidden states are read"
+        16_384, "tokens in a batch whose hidden states are read", ge=64, le=10_000_000
     )
-    device: str = execution_field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    judge_device: str = execution_field(
-        "cpu", description="where the judge runs: cpu, cuda, auto, …"
-    )
+    device: str = execution_field("auto", "auto, cpu, cuda, cuda:1, mps")
+    judge_device: str = execution_field("cpu", "where the judge runs: cpu, cuda, auto, …")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="number type of the model; auto: float32 on CPU, else the checkpoint's"
     )
-    threads: int = execution_field(
-        0, ge=0, le=1024, description="CPU threads; 0: as many as are free"
-    )
+    threads: int = execution_field(0, "CPU threads; 0: as many as are free", ge=0, le=1024)
     cache_dir: Path = execution_field(
-        Path(".cache/uncertainty-probes"), description="folder of stored results, for resuming"
+        Path(".cache/uncertainty-probes"), "folder of stored results, for resuming"
     )
-    out: Path = execution_field(
-        Path("outputs"), description="folder in which the run folder is made"
-    )
+    out: Path = execution_field(Path("outputs"), "folder in which the run folder is made")
 
     @model_validator(mode="after")
     def _combinations(self) -> RunConfig:

@@ -41,8 +41,12 @@ class StageProgress:
 
     def line(self) -> str:
         """For example `Sampling: 120/400 questions, 2,310 tokens/s, 14 s left`."""
+        return f"{self.title}: {self.pace()}"
+
+    def pace(self) -> str:
+        """The line without the title."""
         seconds = time.monotonic() - self.started
-        parts = [f"{self.title}: {self.done:,}/{self.total:,} {self.unit}"]
+        parts = [f"{self.done:,}/{self.total:,} {self.unit}"]
         if self.tokens and seconds > 0:
             parts.append(f"{self.tokens / seconds:,.0f} tokens/s")
         if self.finished:

@@ -14,6 +14,8 @@ import numpy as np
 
 MOST_ENTRIES = 64
 """Labels, predictors, numbers, texts, splits or classes of a label that a file may have."""
+SHARE = "0 to 1"
+"""The unit of a number that has none and lies between 0 and 1."""
 PROBE_PARTS = ("probability", "margin", "projection")
 """What stands of every predictor: columns `probability_combined` and so on."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,59}", re.ASCII)
@@ -35,7 +37,7 @@ class Noun:
 
 @dataclass(frozen=True)
 class Label:
-    """What is to be known of a unit: column `label_<name>`, one of the classes or null."""
+    """What is to be known of a unit: one of the classes, or null."""
 
     name: str
     title: str
@@ -56,6 +58,11 @@ class Label:
     """In that number's unit; None: there is none."""
     stored: str = ""
     """The key of metrics.json under which the run's own scores for it stand; "": none."""
+
+    @property
+    def column(self) -> str:
+        """The file's column that holds it."""
+        return f"label_{self.name}"
 
     @property
     def event_word(self) -> str:
@@ -85,19 +92,20 @@ class Number:
     """Something measured of a unit without a probe: column `number_<name>`."""
 
     name: str
-    title: str
-    """Without the unit: "length of the thinking"."""
-    unit: str
-    """Such as nats; "0 to 1" for a share."""
-    whole: bool = False
-    """Whole numbers, always known."""
-    undefined: str = ""
-    """Why no row has one, in words; "" where some have."""
+    title: str  # without the unit: "length of the thinking"
+    unit: str  # such as nats; `SHARE` for a share
+    whole: bool = False  # whole numbers, always known
+    undefined: str = ""  # why no row has one, in words; "" where some have
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it lies between 0 and 1 and has no unit."""
+        return self.unit == SHARE
 
     @property
     def titled(self) -> str:
         """The title with its unit."""
-        return self.title if self.unit == "0 to 1" else f"{self.title} ({self.unit})"
+        return self.title if self.is_share else f"{self.title} ({self.unit})"
 
 
 @dataclass(frozen=True)
@@ -107,10 +115,8 @@ class Text:
     name: str
     title: str
     kind: Literal["text", "tokens"] = "text"
-    missing: str = ""
-    """What is said where a unit has none; "": every unit has one."""
-    folded: bool = False
-    """Whether it may be long, and is unfolded by a click."""
+    missing: str = ""  # what is said where a unit has none; "": every unit has one
+    folded: bool = False  # whether it may be long, and is unfolded by a click
 
 
 @dataclass(frozen=True)
@@ -119,8 +125,7 @@ class Split:
 
     name: str
     title: str
-    scored: bool
-    """Whether no choice has seen it: scores of the others are optimistic."""
+    scored: bool  # whether no choice has seen it: scores of the others are optimistic
 
 
 @dataclass(frozen=True)
@@ -164,7 +169,10 @@ class About:
             entries = getattr(self, kind)
             if len(entries) > MOST_ENTRIES:
                 raise ValueError(f"{kind}: more than {MOST_ENTRIES}")
-            _check_names(kind, [entry.name for entry in entries])
+            if len(names := _names(entries)) < len(entries):
+                raise ValueError(f"{kind}: a name comes twice")
+            if odd := [name for name in names if not _NAME.fullmatch(name)]:
+                raise ValueError(f"{kind}: {odd[0][:40]!r} is no name of a column")
         if not self.labels or not self.predictors or not self.numbers:
             raise ValueError("a label, a predictor and a number are needed")
         labels, numbers = _names(self.labels), _names(self.numbers)
@@ -186,6 +194,10 @@ class About:
         """The label of a name."""
         return next(label for label in self.labels if label.name == name)
 
+    def label_in(self, column: str) -> Label | None:
+        """The label that a column holds; None for a column of something else."""
+        return next((label for label in self.labels if label.column == column), None)
+
     def predictor(self, name: str) -> Predictor:
         """The predictor of a name."""
         return next(predictor for predictor in self.predictors if predictor.name == name)
@@ -206,13 +218,6 @@ class About:
 
 def _names(entries: Iterable[Any]) -> set[str]:
     return {entry.name for entry in entries}
-
-
-def _check_names(kind: str, names: list[str]) -> None:
-    if len(set(names)) < len(names):
-        raise ValueError(f"{kind}: a name comes twice")
-    if odd := [name for name in names if not _NAME.fullmatch(name)]:
-        raise ValueError(f"{kind}: {odd[0][:40]!r} is no name of a column")
 
 
 def _check_known(place: str, named: set[str], known: set[str]) -> None:
@@ -256,7 +261,7 @@ def _columns(about: About) -> Iterator[Column]:
     yield Column("split", "name", splits, names=tuple(split.name for split in about.splits))
     for label in about.labels:
         said = f"{label.title}: {', '.join(label.classes)}; null: {label.unknown}"
-        yield Column(f"label_{label.name}", "name", said, optional=True, names=label.classes)
+        yield Column(label.column, "name", said, optional=True, names=label.classes)
     for predictor in about.predictors:
         event, by = about.event(predictor), f"by the {predictor.title}"
         for part, said in (
@@ -290,5 +295,4 @@ class Tokens:
     """A text as the model produced it, token by token."""
 
     texts: tuple[str, ...]
-    entropies: np.ndarray
-    """`[tokens]`, nats, float32; empty where unknown."""
+    entropies: np.ndarray  # `[tokens]`, nats, float32; empty where unknown

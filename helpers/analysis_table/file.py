@@ -7,7 +7,9 @@ texts and tokens of the few rows that are looked at.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -18,19 +20,17 @@ from typing import Any
 import numpy as np
 
 from helpers.analysis_table.about import PROBE_PARTS, About, Column, Tokens, columns
-from helpers.analysis_table.umap import umap_coordinates
 from helpers.errors import UserError
 from helpers.evaluation.records import as_plain, from_plain
 from helpers.progress import Progress
-from helpers.store.cache import Store
+from helpers.store.cache import Store, content_key
 from helpers.store.files import whole_file
 
 FILE_NAME = "analysis.parquet"
 FORMAT_VERSION = 2
 ROWS_PER_GROUP = 256
 METADATA_KEY = b"uncertainty_probes"
-LARGEST_METADATA = 500_000
-"""Bytes; what a file says of itself is shown to everyone, and is short."""
+LARGEST_METADATA = 500_000  # bytes; what a file says of itself is shown to everyone, and is short
 
 # --- reading -------------------------------------------------------------------------------------
 
@@ -39,27 +39,12 @@ def arrow_schema(about: About) -> Any:
     """The columns of a file as a schema of pyarrow."""
     import pyarrow as pa
 
-    types = _types()
-    return pa.schema([pa.field(c.name, types[c.kind], c.optional) for c in columns(about)])
-
-
-def _types() -> dict[str, Any]:
-    import pyarrow as pa
-
-    return {
-        "text": pa.string(),
-        "name": pa.dictionary(pa.int32(), pa.string()),
-        "whole": pa.int32(),
-        "number": pa.float32(),
-        "yes-no": pa.bool_(),
-        "texts": pa.list_(pa.string()),
+    types = {
+        "text": pa.string(), "name": pa.dictionary(pa.int32(), pa.string()), "whole": pa.int32(),
+        "number": pa.float32(), "yes-no": pa.bool_(), "texts": pa.list_(pa.string()),
         "numbers": pa.list_(pa.float32()),
-    }
-
-
-def _parquet_name(column: Column) -> str:
-    """The column's name as Parquet knows it: a list's items have a name of their own."""
-    return f"{column.name}.list.element" if column.kind in ("texts", "numbers") else column.name
+    }  # fmt: skip
+    return pa.schema([pa.field(c.name, types[c.kind], c.optional) for c in columns(about)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +75,7 @@ class AnalysisTable:
     def truth(self, label: str, rows: Any = slice(None)) -> np.ndarray:
         """Whether a label is positive, `[n]` float64: 1.0, 0.0, or NaN where it is neither."""
         said = self.about.label(label)
-        codes, names = self.columns[f"label_{label}"][rows], self.names[f"label_{label}"]
+        codes, names = self.columns[said.column][rows], self.names[said.column]
         found = np.full(len(codes), np.nan)
         for value, name in ((1.0, said.positive), (0.0, said.negative)):
             if name:
@@ -317,7 +302,7 @@ def _narrow(about: About, rows: UnitRows) -> dict[str, Any]:
     places = np.stack([unknown, unknown], axis=1) if rows.coordinates is None else rows.coordinates
     found: dict[str, Any] = {name: getattr(rows, name) for name in ("group_id", "unit_id")}
     found |= {"dataset": rows.dataset, "split": rows.split}
-    found |= {f"label_{name}": values for name, values in rows.labels.items()}
+    found |= {about.label(name).column: values for name, values in rows.labels.items()}
     for predictor in about.predictors:
         said = rows.predictions.get(predictor.name, {})
         found |= {f"{part}_{predictor.name}": said.get(part, unknown) for part in PROBE_PARTS}
@@ -352,16 +337,22 @@ def _row_groups(
 def _write(path: Path, about: About, groups: Iterator[dict[str, Any]], rows: int) -> None:
     import pyarrow.parquet as pq
 
+    try:
+        ours = metadata.version("uncertainty-probes")
+    except metadata.PackageNotFoundError:
+        ours = "of unknown version"
     said = {
         "format_version": FORMAT_VERSION,
-        "written_by": f"uncertainty-probes {_version()}",
+        "written_by": f"uncertainty-probes {ours}",
         "rows": rows,
         **as_plain(about),
         "columns": {column.name: column.about for column in columns(about)},
     }
     text = json.dumps(said, ensure_ascii=False, allow_nan=False)
     schema = arrow_schema(about).with_metadata({METADATA_KEY: text.encode()})
-    repeating = [_parquet_name(c) for c in columns(about) if c.kind in ("name", "text", "texts")]
+    # To Parquet a list's items have a name of their own.
+    item = {"texts": ".list.element", "text": "", "name": ""}
+    repeating = [f"{c.name}{item[c.kind]}" for c in columns(about) if c.kind in item]
     with (
         whole_file(path) as file,
         pq.ParquetWriter(
@@ -375,13 +366,6 @@ def _write(path: Path, about: About, groups: Iterator[dict[str, Any]], rows: int
     ):
         for group in groups:
             writer.write_table(_table(group, schema, about), row_group_size=ROWS_PER_GROUP)
-
-
-def _version() -> str:
-    try:
-        return metadata.version("uncertainty-probes")
-    except metadata.PackageNotFoundError:
-        return "of unknown version"
 
 
 def _table(values: Mapping[str, Sequence | np.ndarray], schema: Any, about: About) -> Any:
@@ -425,3 +409,132 @@ def _array(column: Column, values: Sequence | np.ndarray, kind: Any) -> Any:
 def _encodable(text: str) -> str:
     """The text with lone surrogates, which no file can hold, replaced by question marks."""
     return text.encode("utf-8", "replace").decode() if not text.isascii() else text
+
+
+# --- the map -------------------------------------------------------------------------------------
+#
+# Two UMAP coordinates a row, the same for the same seed. McInnes, Healy and Melville, 2018; UMAP
+# starts from the first principal components (Kobak and Linderman, Nature Biotechnology 2021).
+
+
+MAP_VERSION = 2
+FITTED_AT_MOST = 20_000
+DIMENSIONS = 50  # principal components that are kept of wider features
+FEWEST = 5  # distinct rows that UMAP needs to say anything
+NEIGHBOURS, MIN_DIST, EPOCHS = 15, 0.1, 200
+UMAP_SETTINGS: dict[str, Any] = {
+    "n_neighbors": NEIGHBOURS, "min_dist": MIN_DIST, "n_epochs": EPOCHS, "init": "pca",
+}  # fmt: skip
+ROWS_AT_ONCE = 512
+
+
+@dataclass(frozen=True, eq=False)
+class UmapMap:
+    """Coordinates of every row, and how they came about."""
+
+    coordinates: np.ndarray  # `[n, 2]`, float32, without a unit; NaN for a row that is not finite
+    note: str  # in sentences, for who looks at the map
+
+
+def umap_coordinates(
+    features: np.ndarray,
+    *,
+    seed: int,
+    store: Store | None,
+    progress: Progress,
+    fitted_at_most: int = FITTED_AT_MOST,
+) -> UmapMap:
+    """A map of `features` [n, width], which may be mapped from disk.
+
+    Features are standardised and reduced to at most 50 principal components. Of more than
+    `fitted_at_most` rows a random subset is fitted; the others are placed at the mean of
+    their nearest neighbours in it, weighted by inverse distance. Stored by content, seed and
+    version of umap-learn. Raises `UserError` when umap-learn is not installed.
+    """
+    try:
+        version = metadata.version("umap-learn")  # importing it would take seconds
+    except metadata.PackageNotFoundError as error:
+        raise UserError(
+            "the map of hidden states needs umap-learn; `uv sync`, or pip install "
+            "'uncertainty-probes[pipeline]', installs it"
+        ) from error
+    hashed, finite = _look_through(features)
+    settings: dict[str, Any] = {"dimensions": DIMENSIONS, "seed": seed, **UMAP_SETTINGS}
+    key = content_key(
+        stage="umap", version=MAP_VERSION, features=hashed, umap_learn=version,
+        fitted_at_most=fitted_at_most, **settings,
+    )  # fmt: skip
+    rows = np.flatnonzero(finite)
+    fitted = np.sort(np.random.default_rng(seed).permutation(rows)[:fitted_at_most])
+    known = store.get_arrays(key) if store is not None else None
+    if known is None:
+        known = {"coordinates": np.full((len(features), 2), np.nan, dtype=np.float32)}
+        if len({features[row].tobytes() for row in fitted}) >= FEWEST:
+            others = np.setdiff1d(rows, fitted)
+            fit, placed = _layout(features, fitted, others, seed, progress)
+            known["coordinates"][fitted], known["coordinates"][others] = fit, placed
+        if store is not None:
+            store.put_arrays(key, known)
+    coordinates = known["coordinates"]
+    if np.isnan(coordinates).all():
+        return UmapMap(coordinates, f"There is no map: fewer than {FEWEST} runs differ.")
+    note = (
+        f"UMAP (umap-learn {version}, {NEIGHBOURS} neighbours, min_dist {MIN_DIST}, {EPOCHS} "
+        f"epochs from the first principal components, seed {seed}) of standardised states reduced "
+        f"to at most {DIMENSIONS} principal components."
+    )
+    if left := len(rows) - len(fitted):
+        note += f" Fitted on {len(fitted):,} runs chosen at random; the other {left:,} were placed."
+    if left := len(features) - len(rows):
+        note += f" {left:,} runs are not shown: their hidden states are not finite."
+    return UmapMap(coordinates, note)
+
+
+def _look_through(features: np.ndarray) -> tuple[str, np.ndarray]:
+    """The hash of the features, and a mask `[n]` of the rows that are finite."""
+    digest = hashlib.sha256(f"{features.dtype} {features.shape}".encode())
+    finite = np.zeros(len(features), dtype=bool)
+    for start in range(0, len(features), ROWS_AT_ONCE):
+        block = np.ascontiguousarray(features[start : start + ROWS_AT_ONCE])
+        digest.update(block.tobytes())
+        finite[start : start + ROWS_AT_ONCE] = np.isfinite(block).all(axis=1)
+    return digest.hexdigest(), finite
+
+
+def _layout(
+    features: np.ndarray, fitted: np.ndarray, others: np.ndarray, seed: int, progress: Progress
+) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of the rows that UMAP is fitted to, and of those that it places afterwards."""
+    title = "UMAP: hidden states in two dimensions"
+    with progress(title, len(fitted) + len(others), "runs") as stage, warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", r"Tensorflow not installed|n_jobs value|precomputed_knn\[2\]"
+        )
+        from sklearn.decomposition import PCA
+        from sklearn.neighbors import KNeighborsRegressor, NearestNeighbors
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+        from threadpoolctl import threadpool_limits
+        from umap import UMAP
+
+        # The last digits of a product depend on the number of threads, and the layout on those.
+        with threadpool_limits(limits=1):  # of the libraries that are loaded by now
+            state = seed % 2**32
+            chosen = np.asarray(features[fitted], dtype=np.float32)
+            kept = min(DIMENSIONS, *chosen.shape)
+            reduce = make_pipeline(StandardScaler(), PCA(kept, random_state=state))
+            values = reduce.fit_transform(chosen)
+            count = min(NEIGHBOURS, len(fitted) - 1)
+            distances, near = NearestNeighbors(n_neighbors=count).fit(values).kneighbors(values)
+            settings = UMAP_SETTINGS | {"n_neighbors": count, "random_state": state, "n_jobs": 1}
+            layout = UMAP(**settings, precomputed_knn=(near, distances, None)).fit_transform(values)
+            stage.advance(len(fitted))
+            # UMAP's own transform compiles for minutes, and would need its approximate search.
+            place = KNeighborsRegressor(count, weights="distance").fit(values, layout).predict
+            blocks = [
+                others[start : start + ROWS_AT_ONCE]
+                for start in range(0, len(others), ROWS_AT_ONCE)
+            ]
+            placed = [place(reduce.transform(features[b].astype(np.float32))) for b in blocks]
+            stage.advance(len(others))
+    return layout, np.concatenate([np.zeros((0, 2)), *placed])

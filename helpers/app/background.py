@@ -8,9 +8,11 @@ progress_view(watched)    the same as HTML
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -48,8 +50,7 @@ LOCK, PROGRESS, STOP, LOGS = "lock", "progress.json", "stop.json", "log-*.txt"
 State = Literal[
     "idle", "starting", "running", "stopping", "stopped", "failed", "killed", "finished"
 ]
-AT_WORK = ("starting", "running", "stopping")
-"""States in which a worker is alive."""
+AT_WORK = ("starting", "running", "stopping")  # states in which a worker is alive
 Count = Annotated[int, Field(ge=0, lt=1e15)]
 Seconds = Annotated[float, Field(ge=0, lt=1e15)]
 
@@ -58,21 +59,15 @@ Seconds = Annotated[float, Field(ge=0, lt=1e15)]
 class Bar:
     """One stretch of countable work, as far as it has come."""
 
-    stage: str
-    """The stage of the run that it is a part of."""
+    stage: str  # the stage of the run that it is a part of
     title: str
     unit: str
     done: Count
     total: Count
-    tokens: Count
-    """Tokens that the done units took; 0 where none are counted."""
-    seconds: Seconds
-    """Since it began; once it is over, all it took."""
-    line: str
-    """All of this as one line of text."""
+    tokens: Count  # tokens that the done units took; 0 where none are counted
+    seconds: Seconds  # since it began; once it is over, all it took
     finished: bool
-    stopped: bool
-    """An error or a request to stop ended it."""
+    stopped: bool  # an error or a request to stop ended it
 
 
 @dataclass(frozen=True)
@@ -82,13 +77,10 @@ class ProgressReport:
     state: State
     message: str
     pid: Count
-    started: Seconds
-    """Seconds since 1970, as is `updated`."""
+    started: Seconds  # seconds since 1970, as is `updated`
     updated: Seconds
-    log: str
-    """Name of the file that holds what the worker printed."""
-    stage: str
-    """The one at work, or at work when it ended; "" before the first."""
+    log: str  # name of the file that holds what the worker printed
+    stage: str  # the one at work, or at work when it ended; "" before the first
     bars: tuple[Bar, ...]
 
 
@@ -98,26 +90,16 @@ class WorkerStatus:
 
     folder: Path
     state: State
-    message: str
-    """The state as a sentence; for a failed run, the problem and its remedy."""
-    pid: int | None
-    """Process id of the worker that wrote last."""
-    started: float | None
-    """Seconds since 1970."""
-    silent: float
-    """Seconds since the worker last reported; 0 when none is at work."""
-    stage: str
-    """The stage at work, or at work when the worker ended; "" where that is not known."""
-    bars: tuple[Bar, ...]
-    """Countable work of this worker, in the order in which it began."""
-    stages: Mapping[str, str]
-    """The stages of the run's study to their titles."""
-    stages_done: tuple[str, ...]
-    """Those of `stages` that the run folder holds."""
-    stage_seconds: dict[str, float]
-    """Stage to the time that it took, interrupted runs included."""
-    last_line: str
-    """The last line that a worker at work printed, such as how far a download is."""
+    message: str  # the state as a sentence; for a failed run, the problem and its remedy
+    pid: int | None  # process id of the worker that wrote last
+    started: float | None  # seconds since 1970
+    silent: float  # seconds since the worker last reported; 0 when none is at work
+    stage: str  # the stage at work, or at work when the worker ended; "" where that is not known
+    bars: tuple[Bar, ...]  # countable work of this worker, in the order in which it began
+    stages: Mapping[str, str]  # the stages of the run's study to their titles
+    stages_done: tuple[str, ...]  # those of `stages` that the run folder holds
+    stage_seconds: dict[str, float]  # stage to the time that it took, interrupted runs included
+    last_line: str  # the last line that a worker at work printed, such as how far a download is
 
     @property
     def at_work(self) -> bool:
@@ -217,8 +199,7 @@ def release(lock: FileLock, folder: Path, *, clear: bool) -> None:
     lock.release()
 
 
-START_LIMIT = 60.0
-"""Seconds after which a process that has not begun to work is given up."""
+START_LIMIT = 60.0  # seconds after which a process that has not begun to work is given up
 KEPT = "everything stored is kept; press Run to go on"
 SENTENCES: dict[State, str] = {
     "idle": "Nothing has been started.",
@@ -278,6 +259,12 @@ def _launch(config: RunConfig, log: Path) -> subprocess.Popen[bytes]:
         "study": config.study,
         "config": config.model_dump(mode="json"),
     }
+    # There `import helpers` finds the package in use here.
+    root = str(Path(__file__).resolve().parent.parent.parent)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+        others = environment.get("PYTHONPATH")
+        environment["PYTHONPATH"] = f"{root}{os.pathsep}{others}" if others else root
     detached: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
         flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
@@ -291,19 +278,9 @@ def _launch(config: RunConfig, log: Path) -> subprocess.Popen[bytes]:
             stdin=inlet,
             stdout=outlet,
             stderr=subprocess.STDOUT,
-            env=_environment(),
+            env=environment,
             **detached,
         )
-
-
-def _environment() -> dict[str, str]:
-    """This process's environment, in which `import helpers` finds the package in use here."""
-    root = str(Path(__file__).resolve().parent.parent.parent)
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
-        others = environment.get("PYTHONPATH")
-        environment["PYTHONPATH"] = f"{root}{os.pathsep}{others}" if others else root
-    return environment
 
 
 def watch(folder: Path, study_name: str = "") -> WorkerStatus:
@@ -392,25 +369,15 @@ def stop_worker(folder: Path, grace: float = 10.0) -> WorkerStatus:
         except FileNotFoundError:  # it has finished in the meantime, and removed its folder
             return watch(folder)
     elif watched.pid and time.time() > earlier["asked"] + 2 * earlier["grace"] + 2:
-        _kill(watched.pid)
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+            os.kill(watched.pid, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
     return watch(folder)
-
-
-def _kill(pid: int) -> None:
-    """End a process at once; it may have ended by itself."""
-    import signal
-
-    try:
-        os.kill(pid, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 
 # --- progress as HTML ----------------------------------------------------------------------------
 
 
-SILENT_AFTER = 10.0
-"""Seconds without a report after which the page says so."""
+SILENT_AFTER = 10.0  # seconds without a report after which the page says so
 
 _GREEN, _BLUE, _RED, _GREY = "#009E73", "#0072B2", "#D55E00", "#797979"
 _FAINT = "rgba(128,128,128,0.25)"
@@ -451,17 +418,10 @@ def _sentence(watched: WorkerStatus) -> str:
     )
 
 
-def _current(watched: WorkerStatus) -> str | None:
-    """The stage at which the work is, or was when it ended; None when all are done."""
-    if watched.state in ("idle", "finished"):
-        return None
-    return watched.stage or next((s for s in watched.stages if s not in watched.stages_done), None)
-
-
 def _role(watched: WorkerStatus, stage: str) -> str:
-    """One of `_MARKS`."""
-    current = _current(watched)
-    if stage == current:
+    """One of `_MARKS`; one stage is that at which the work is, or was when it ended."""
+    left = [s for s in watched.stages if s not in watched.stages_done]
+    if watched.state not in ("idle", "finished") and stage == (watched.stage or [*left, ""][0]):
         if watched.at_work:
             return "running"
         return "paused" if watched.state == "stopped" else "ended"

@@ -1,4 +1,4 @@
-"""What the application needs beside the stages: what is open, progress, problems.
+"""What the application needs beside the stages: what is open, progress, problems, controls.
 
 The same cells run as a script, in an editor, as an app and in an export. Only this module knows
 the difference: a script reads flags, computes, prints, and leaves with an exit status; a page
@@ -13,21 +13,25 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
-from helpers.app.background import progress_view, watch
-from helpers.config import RunConfig
+import marimo as mo
+from pydantic.fields import FieldInfo
+
+from helpers.app.background import progress_view, start_worker, stop_worker, watch
+from helpers.config import RunConfig, field_extra
 from helpers.errors import UserError
 from helpers.progress import Progress, StageProgress, show_warning, terminal_progress
-from helpers.store.run_folder import read_manifest
+from helpers.store.run_folder import read_manifest, run_label
 from helpers.studies.registry import (
     ROOT,
     RUN_FLAG,
     all_studies,
     config_from_arguments,
+    make_config,
     notebook_app,
     open_run,
     run_study,
@@ -38,8 +42,8 @@ from helpers.studies.registry import (
     summarise_run,
 )
 from helpers.studies.study import MEANINGS
-from helpers.views.html import safe
-from helpers.views.showing import in_notebook, in_report, problems_explained, stumbled
+from helpers.views.html import MUTED, safe
+from helpers.views.showing import in_notebook, in_report, problems_explained, read_only, stumbled
 
 SCORES_TO_COME = (
     "The scores appear here when the probes are trained and evaluated. Where nothing is at work, "
@@ -53,10 +57,8 @@ class PageState:
 
     folder: Path
     stages: tuple[str, ...]
-    at_work: bool
-    """Whether a worker is busy with it."""
-    study: str = ""
-    """The study whose runs the page shows."""
+    at_work: bool  # whether a worker is busy with it
+    study: str = ""  # the study whose runs the page shows
 
 
 @problems_explained()
@@ -67,7 +69,8 @@ def asked_config(notebook: str, preset: str = "") -> RunConfig:
     """
     if not in_notebook():
         warnings.showwarning = show_warning
-    config = config_from_arguments(_flags(notebook), Path(notebook).name, preset)
+    flags = sys.argv[1:] if Path(sys.argv[0]).name == Path(notebook).name else []
+    config = config_from_arguments(flags, Path(notebook).name, preset)
     own = study_with_preset(preset) if preset else study_named()
     if study_of(config) is not own:
         raise UserError(
@@ -75,10 +78,6 @@ def asked_config(notebook: str, preset: str = "") -> RunConfig:
             f"them to its notebook, uv run {study_of(config).notebook}"
         )
     return config
-
-
-def _flags(notebook: str) -> list[str]:
-    return sys.argv[1:] if Path(sys.argv[0]).name == Path(notebook).name else []
 
 
 def page_state(folder: Path, study: str = "") -> PageState:
@@ -96,8 +95,6 @@ def initial_page_state(config: RunConfig) -> Any:
     Where there is none yet, a further study shows the newest that is stored.
     A cell that sets it is drawn anew as well: pressed, the button Run becomes Stop at once.
     """
-    import marimo as mo
-
     page = page_state(config.run_folder, config.study)
     study = study_of(config)
     if study is not study_named() and not (page.stages or page.at_work):
@@ -108,8 +105,6 @@ def initial_page_state(config: RunConfig) -> Any:
 
 def ticker(page: PageState) -> Any:
     """What makes a page look again every second while a worker is busy; else None."""
-    import marimo as mo
-
     if not (in_notebook() and page.at_work):
         return None
     return mo.ui.refresh(options=["1s"], default_interval="1s")
@@ -119,8 +114,6 @@ def work_progress(page: PageState, tick: Any, set_page: Callable[[PageState], No
     """How far the work on the open run is; redraws the page when a stage is done."""
     if not in_notebook():
         return None
-    import marimo as mo
-
     now = page_state(page.folder, page.study)
     if now != page:
         set_page(now)
@@ -140,8 +133,6 @@ def shown_run(config: RunConfig, page: PageState) -> Any:
     if not in_notebook():
         with problems_explained(), _stopped_at_once():
             return _computed(config)
-    import marimo as mo
-
     if told_to_run(config):
         try:
             return _computed(config)
@@ -156,8 +147,6 @@ def shown_run(config: RunConfig, page: PageState) -> Any:
 
 def when_scored(run: Any) -> Any:
     """The run of a study once it has scores; until then the cell waits, and says for what."""
-    import marimo as mo
-
     mo.stop(run.assessment is None, _callout(SCORES_TO_COME))
     return run
 
@@ -195,17 +184,13 @@ def _stopped_at_once() -> Iterator[None]:
 
 def waiting(page: PageState) -> Any:
     """What a page that has nothing to show yet waits for."""
-    text = (
-        "The first results appear here when all answers are sampled and grouped by meaning."
-        if page.at_work
-        else "Nothing to show yet. Press <strong>Run</strong> above, or choose a stored run."
-    )
+    text = "Nothing to show yet. Press <strong>Run</strong> above, or choose a stored run."
+    if page.at_work:
+        text = "The first results appear here when all answers are sampled and grouped by meaning."
     return _callout(text)
 
 
 def _callout(text: str) -> Any:
-    import marimo as mo
-
     return mo.callout(mo.Html(f"<div>{text}</div>"), kind="neutral")
 
 
@@ -216,7 +201,6 @@ def progress_here() -> Progress:
 
 def notebook_progress() -> Progress:
     """A progress bar under the running cell, which leaves with the stage."""
-    import marimo as mo
 
     @contextlib.contextmanager
     def stage(title: str, total: int, unit: str) -> Iterator[StageProgress]:
@@ -226,8 +210,7 @@ def notebook_progress() -> Progress:
         ) as bar:  # fmt: skip
 
             def show(state: StageProgress) -> None:
-                pace = state.line().removeprefix(f"{title}: ")
-                bar.update(state.done - bar.current, subtitle=pace)
+                bar.update(state.done - bar.current, subtitle=state.pace())
 
             yield StageProgress(title, total, unit, show)
 
@@ -242,8 +225,6 @@ def conclude(run: Any) -> Any:
     if not in_notebook():
         print(text)
         return None
-    import marimo as mo
-
     where = mo.Html(f"<div>This run is in <code>{safe(str(run.folder))}</code>.</div>")
     return mo.vstack([where, mo.accordion({"All of it as text": mo.plain_text(text)})])
 
@@ -255,8 +236,6 @@ def study_tabs() -> Any:
     """A tab for each study but the first, whose page this is; None in a script."""
     if not in_notebook():
         return None
-    import marimo as mo
-
     others = all_studies()[1:]
     overview = [
         f"**{study.title}.** {study.overview}\n\nA study is a notebook of its own too: "
@@ -268,10 +247,8 @@ def study_tabs() -> Any:
 
 def opened_study(tabs: Any) -> str:
     """The name of the study whose tab is open; "" for none."""
-    opened = [
-        study.name for study in all_studies() if tabs is not None and study.title == tabs.value
-    ]
-    return opened[0] if opened else ""
+    title = "" if tabs is None else tabs.value
+    return next((study.name for study in all_studies() if study.title == title), "")
 
 
 def study_loader() -> Callable[[str], Any]:
@@ -297,3 +274,124 @@ async def embedded(app: Any, config: RunConfig) -> Any:
     if app is None:
         return None
     return (await app.embed(defs={"config": config})).output
+
+
+# --- controls ------------------------------------------------------------------------------------
+
+
+RUN_HINT = "Samples what is not stored yet; nothing is computed twice"
+STOP_HINT = "Stops after the batch in hand; everything done so far is kept"
+
+
+def preset_choice(asked: RunConfig) -> Any:
+    """A dropdown of the presets, the asked one chosen."""
+    options = {f"{name}: {preset.note}": name for name, preset in asked.presets.items()}
+    chosen = next(title for title, name in options.items() if name == asked.preset)
+    return mo.ui.dropdown(
+        options, value=chosen, allow_select_none=False, label="preset", full_width=True
+    )
+
+
+def config_fields(shown: RunConfig) -> Any:
+    """An element for each field of the config; nothing starts when one is changed."""
+    first, fields = study_of(shown).form, type(shown).model_fields
+    elements = {n: _element(n, field, shown) for n, field in fields.items() if n != "preset"}
+    main = "".join(_labelled(name, fields[name]) for name in first)
+    more = "".join(_labelled(name, fields[name]) for name in elements if name not in first)
+    columns = "repeat(auto-fill,minmax(15rem,1fr))"
+    grid = f"display:grid;grid-template-columns:{columns};gap:0.9rem 1.5rem"
+    page = (
+        f'<details><summary style="cursor:pointer">Settings</summary><div style="{grid};'
+        f'margin-top:0.8rem">{main}</div><details style="margin-top:1rem"><summary '
+        f'style="cursor:pointer">More settings</summary><div style="{grid};margin-top:0.8rem">'
+        f"{more}</div></details></details>"
+    )
+    return mo.Html(page).batch(**elements)
+
+
+def draft(values: Mapping[str, Any], shown: RunConfig) -> RunConfig:
+    """The config that the fields ask for; raises `UserError` for a value out of range."""
+    fields = type(shown).model_fields
+    chosen = dict(values)
+    for name, value in values.items():
+        if name == "stop":
+            parts = (part.strip(" ") for part in value.split("|"))
+            chosen[name] = tuple(part.replace("\\n", "\n") for part in parts if part)
+        elif value == "" and fields[name].default is None:
+            chosen[name] = None
+    return make_config(shown.preset, **chosen)
+
+
+def _labelled(name: str, field: FieldInfo) -> str:
+    """A place for one element, with what it means under it."""
+    words = safe(field.description or "")
+    words = words.replace("{", "{{").replace("}", "}}")
+    small = f"font-size:0.78rem;line-height:1.25;{MUTED}"
+    return f'<div>{{{name}}}<div style="{small}">{words}</div></div>'
+
+
+def _element(name: str, field: FieldInfo, shown: RunConfig) -> Any:
+    """The element for one field, showing the config's value."""
+    kind, value = field.annotation, getattr(shown, name)
+    label, several = name.replace("_", " "), field_extra(field).get("choices")
+    if get_origin(kind) is Literal:
+        options = list(get_args(kind))
+        return mo.ui.dropdown(
+            options, value=value, label=label, allow_select_none=False, full_width=True
+        )
+    if kind is bool:
+        return mo.ui.checkbox(value, label=label)
+    if several:
+        return mo.ui.multiselect(several, value=list(value), label=label, full_width=True)
+    if kind in (int, float):
+        ends = [(n, getattr(end, n)) for n in ("ge", "gt", "le") for end in field.metadata
+                if hasattr(end, n)]  # fmt: skip
+        low = next((value for name, value in ends if name != "le"), None)
+        high = next((value for name, value in ends if name == "le"), None)
+        step = 1 if kind is int else 0.01
+        return mo.ui.number(low, high, step, value, label=label, full_width=True, debounce=True)
+    if name == "prompt_template":
+        return mo.ui.text_area(value, label=label, rows=3, full_width=True)
+    if name == "stop":
+        line = " | ".join(text.replace("\n", "\\n") for text in value)
+        return mo.ui.text(line, label=f"{label} (split by |)", full_width=True)
+    return mo.ui.text("" if value is None else str(value), label=label, full_width=True)
+
+
+def work_button(drafted: RunConfig, page: PageState, set_page: Callable[[PageState], None]) -> Any:
+    """Run, or Stop while there is work; None where nothing may be started."""
+    if read_only() or not in_notebook():
+        return None
+
+    def start(_: Any) -> None:
+        start_worker(drafted)
+        set_page(page_state(drafted.run_folder, drafted.study))
+
+    def stop(_: Any) -> None:
+        stop_worker(page.folder)
+        set_page(page_state(page.folder, page.study))
+
+    if page.at_work:
+        return mo.ui.button(label="Stop", kind="danger", on_click=stop, tooltip=STOP_HINT)
+    label = "Run again" if is_open(drafted, page) else "Run"
+    return mo.ui.button(label=label, kind="success", on_click=start, tooltip=RUN_HINT)
+
+
+def is_open(drafted: RunConfig, page: PageState) -> bool:
+    """Whether the run that the fields ask for is open and finished."""
+    return page.folder == drafted.run_folder and study_of(drafted).stage_names[-1] in page.stages
+
+
+def run_choice(
+    page: PageState, set_page: Callable[[PageState], None], label: str = "open a run"
+) -> Any:
+    """A dropdown of the study's stored runs beside the open one; choosing one opens it."""
+    entries = runs_of(page.folder.parent, study_named(page.study))
+    folders = {run_label(entry): entry.folder for entry in entries if entry.ready}
+    return mo.ui.dropdown(
+        folders,
+        value=next((words for words, folder in folders.items() if folder == page.folder), None),
+        label=label,
+        full_width=True,
+        on_change=lambda folder: set_page(page_state(folder, page.study)) if folder else None,
+    )

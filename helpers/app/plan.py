@@ -35,18 +35,13 @@ class Plan:
     """What a run will do and take; None for what is not known here."""
 
     config: RunConfig
-    splits: dict[str, int] | None
-    """Split to its questions."""
-    n_questions: int
-    """At most, where the splits are not known."""
+    splits: dict[str, int] | None  # split to its questions
+    n_questions: int  # at most, where the splits are not known
     n_answers: int
-    n_stored: int | None
-    """Answers that are not generated again."""
+    n_stored: int | None  # answers that are not generated again
     finished: bool
-    downloads: tuple[str, ...]
-    """What is fetched from the hub first."""
-    problems: tuple[str, ...]
-    """What keeps the run from being started, each with its remedy."""
+    downloads: tuple[str, ...]  # what is fetched from the hub first
+    problems: tuple[str, ...]  # what keeps the run from being started, each with its remedy
     seconds: float | None
     basis: str
     disk_bytes: int | None

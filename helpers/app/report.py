@@ -101,7 +101,7 @@ def write_report(
     return target
 
 
-# --- from a notebook to what its cells show -------------------------------------------------------
+# --- from a notebook to what its cells show ------------------------------------------------------
 
 
 def notebook_cells(path: Path) -> list[tuple[marimo.Cell, str]]:
@@ -183,7 +183,7 @@ def _ran(cell: marimo.Cell, values: Mapping[str, Any]) -> tuple[Any, Mapping[str
     return asyncio.run(awaited(found)) if isinstance(found, Awaitable) else found
 
 
-# --- from passages to a page ----------------------------------------------------------------------
+# --- from passages to a page ---------------------------------------------------------------------
 
 
 def report_html(run: Any, passages: Sequence[Passage], *, code: bool = False) -> str:
@@ -195,13 +195,13 @@ def report_html(run: Any, passages: Sequence[Passage], *, code: bool = False) ->
         if part.prose:
             sections.append([])
         sections[-1].append(part)
-    title, contents, anchors = "Report", [], set[str]()
+    title, contents, anchors = "", [], set[str]()
 
     def anchored(found: re.Match[str]) -> str:
         nonlocal title
         level, anchor, inner = found.groups()
         words = re.sub(r"<[^>]*>", "", inner)
-        if level == "1" and title == "Report":
+        if level == "1" and not title:
             title = words
             return ""
         while anchor in anchors:
@@ -217,7 +217,7 @@ def report_html(run: Any, passages: Sequence[Passage], *, code: bool = False) ->
     now = datetime.now().astimezone()
     page = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
     return page.substitute(
-        title=title,
+        title=title or "Report",
         name=safe(run.folder.name),
         model=safe(Path(run.config.model).name),
         written=f"{now.day} {now:%B %Y, %H:%M %Z}",
@@ -278,7 +278,7 @@ def _section(section: Sequence[Passage], code: bool) -> str:
     return shown + (f'\n<details class="code">{fold}</details>' if source else "")
 
 
-# --- where a run's numbers come from --------------------------------------------------------------
+# --- where a run's numbers come from -------------------------------------------------------------
 
 
 def provenance_card(run: Any) -> str:
@@ -337,16 +337,11 @@ def _work(work: Mapping[str, Mapping[str, float]], titles: Mapping[str, str]) ->
         words = ", ".join(
             f"{value:,.0f} {name.replace('_', ' ')}" for name, value in counted.items()
         )
-        rows.append((titles.get(stage, stage), f"{spent:,.1f} s", words, _memory(done)))
+        peaks = (kind.format(size_text(int(done[n]))) for n, kind in MEMORY.items() if done.get(n))
+        rows.append((titles.get(stage, stage), f"{spent:,.1f} s", words, ", ".join(peaks)))
     total = ("in total", f"{sum(seconds):,.1f} s", "", "")
     note = "Added up over interruptions; what was stored before the run began took it no time."
     return html_table(("stage", "time", "done", "memory, at its peak"), [*rows, total], note)
-
-
-def _memory(work: Mapping[str, float]) -> str:
-    """What a stage held at its peak, in words; "" where it was not measured."""
-    found = {name: work[name] for name in MEMORY if work.get(name)}
-    return ", ".join(MEMORY[name].format(size_text(int(n))) for name, n in found.items())
 
 
 def _command(manifest: Mapping[str, Any]) -> str:

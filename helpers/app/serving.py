@@ -47,8 +47,7 @@ from helpers.errors import UserError
 DASHBOARD = Path(__file__).resolve().parent.parent.parent / "probe_analysis.py"
 FRAME_VARIABLE = "SEP_FRAME_ANCESTORS"
 OUTPUTS_VARIABLE = "SEP_OUTPUTS"
-SESSION_TTL = 120
-"""Seconds for which the session of a visitor who left can be taken up again."""
+SESSION_TTL = 120  # seconds for which the session of a visitor who left can be taken up again
 READABLE = (
     "/", "/health", "/healthz", "/og/thumbnail", "/public-files-sw.js", "/favicon.ico",
     "/manifest.json", "/logo.png", "/apple-touch-icon.png", "/android-chrome-192x192.png",
@@ -60,8 +59,7 @@ ACTIONS = (
     "/api/kernel/function_call", "/api/export/html",
 )  # fmt: skip
 """What it sends: a control was moved, a table sorted, the page is to be saved (without code)."""
-MAX_BODY = 8 * 1024 * 1024
-"""Bytes of a request; a lasso around 50,000 points sends about 5 MB."""
+MAX_BODY = 8 * 1024 * 1024  # bytes of a request; a lasso around 50,000 points sends about 5 MB
 MAX_QUERY = 2_000
 NOTEBOOK_PARAMETERS = frozenset({"file", "kiosk", "access_token"})
 """Query parameters by which marimo chooses another notebook or role; a visitor chooses neither."""

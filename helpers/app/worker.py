@@ -35,12 +35,10 @@ from helpers.app.background import (
     write_report,
 )
 from helpers.errors import UserError
-from helpers.progress import StageProgress, progress_through
+from helpers.progress import StageProgress, explain, progress_through, show_warning
 
-INTERVAL = 0.3
-"""Seconds between two looks at the progress and at requests to stop."""
-HEARTBEAT = 2.0
-"""Seconds after which a worker says that it lives, though nothing has changed."""
+INTERVAL = 0.3  # seconds between two looks at the progress and at requests to stop
+HEARTBEAT = 2.0  # seconds after which a worker says that it lives, though nothing has changed
 
 
 def main() -> int:
@@ -70,12 +68,14 @@ def _work(task: dict[str, Any], folder: Path) -> int:
     try:
         try:
             _listen()
-            _run(task, reporter)
+            from helpers.studies.registry import run_study, study_of
+
+            warnings.showwarning = show_warning
+            config = study_of(task).config(**task["config"])
+            run_study(config, progress_through(reporter.show), on_stage=reporter.begin)
         finally:
             _listen(deaf=True)  # what follows takes no time, and has to be written
     except (UserError, KeyboardInterrupt) as problem:
-        from helpers.progress import explain
-
         stopped = isinstance(problem, KeyboardInterrupt)
         reporter.close("stopped" if stopped else "failed", "" if stopped else str(problem))
         return explain(problem)
@@ -84,15 +84,6 @@ def _work(task: dict[str, Any], folder: Path) -> int:
         raise
     reporter.close("finished")
     return 0
-
-
-def _run(task: dict[str, Any], reporter: Reporter) -> None:
-    from helpers.progress import show_warning
-    from helpers.studies.registry import run_study, study_of
-
-    warnings.showwarning = show_warning
-    config = study_of(task).config(**task["config"])
-    run_study(config, progress_through(reporter.show), on_stage=reporter.begin)
 
 
 def _listen(deaf: bool = False) -> None:
@@ -211,7 +202,7 @@ class Reporter:
 def _bar(stage: str, bar: StageProgress) -> Bar:
     return Bar(
         stage, bar.title, bar.unit, bar.done, bar.total, bar.tokens,
-        round(time.monotonic() - bar.started, 2), bar.line(), bar.finished, bar.stopped,
+        round(time.monotonic() - bar.started, 2), bar.finished, bar.stopped,
     )  # fmt: skip
 
 

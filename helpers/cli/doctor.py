@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
@@ -14,8 +15,7 @@ from helpers.store.hub import is_partly_stored
 from helpers.store.run_folder import package_versions
 from helpers.studies.registry import study_named
 
-HUB_TIMEOUT = 3.0
-"""Seconds to wait for the hub's answer."""
+HUB_TIMEOUT = 3.0  # seconds to wait for the hub's answer
 
 
 def examine(config: RunConfig) -> str:
@@ -23,11 +23,26 @@ def examine(config: RunConfig) -> str:
     lines = ["Python " + platform.python_version() + " on " + platform.platform(terse=True)]
     lines += [f"  {name:<20}{version}" for name, version in package_versions().items()]
     lines += ["", "Devices", *_devices()]
-    lines += ["", "Lab models", *_lab_models()]
+    lines += ["", "Lab models"]
+    for kind, folder in LAB_MODELS.items():
+        path = LAB_FOLDER / folder / "model.safetensors"
+        found = size_text(path.stat().st_size) if path.exists() else "missing: `sep lab train`"
+        lines.append(f"  {kind:<16}{found}")
     lines += ["", "Storage", *_storage(config)]
     reachable, hub = _hub()
     lines += ["", "Model hub", f"  {hub}"]
-    lines += ["", "Next", *_next(config, reachable)]
+    lines += ["", "Next"]
+    if config.run_folder.exists():
+        lines += [
+            "  uv run marimo edit probe_training_auto.py      the notebook, with the stored run",
+            '  uv run sep score "a question"                  one forward pass with its probes',
+        ]
+    else:
+        embedded, of_the_hub, *_ = study_named().config.presets
+        lines += [
+            "  uv run probe_training_auto.py      the main job on the embedded lab",
+            "  uv run sep run --preset " + (of_the_hub if reachable else embedded),
+        ]
     return "\n".join(lines)
 
 
@@ -50,15 +65,6 @@ def _devices() -> list[str]:
     return lines
 
 
-def _lab_models() -> list[str]:
-    lines = []
-    for kind, folder in LAB_MODELS.items():
-        path = LAB_FOLDER / folder / "model.safetensors"
-        found = size_text(path.stat().st_size) if path.exists() else "missing: `sep lab train`"
-        lines.append(f"  {kind:<16}{found}")
-    return lines
-
-
 def _storage(config: RunConfig) -> list[str]:
     lines = []
     for title, folder in (("stored results", config.cache_dir), ("run folders", config.out)):
@@ -69,20 +75,15 @@ def _storage(config: RunConfig) -> list[str]:
         lines.append(f"  {title:<16}{folder}: {size_text(size)}")
     place = next(p for p in (config.out, *config.out.absolute().parents) if p.exists())
     lines.append(f"  {'free disk':<16}{size_text(shutil.disk_usage(place).free)}")
-    models = _cached_models()
+    models: list[str] = []
+    with contextlib.suppress(ImportError):
+        from huggingface_hub import constants
+
+        found = sorted(Path(constants.HF_HUB_CACHE).glob("models--*"))
+        names = [path.name.removeprefix("models--").replace("--", "/") for path in found]
+        models = [f"{name} (incomplete)" if is_partly_stored(name) else name for name in names]
     lines.append(f"  {'hub cache':<16}{', '.join(models) if models else 'no models yet'}")
     return lines
-
-
-def _cached_models() -> list[str]:
-    try:
-        from huggingface_hub import constants
-    except ImportError:
-        return []
-    folder = Path(constants.HF_HUB_CACHE)
-    found = sorted(folder.glob("models--*")) if folder.is_dir() else []
-    names = [path.name.removeprefix("models--").replace("--", "/") for path in found]
-    return [f"{name} (incomplete)" if is_partly_stored(name) else name for name in names]
 
 
 def _hub() -> tuple[bool, str]:
@@ -100,16 +101,3 @@ def _hub() -> tuple[bool, str]:
         return False, f"{constants.ENDPOINT} does not answer ({type(error).__name__})"
     token = "with your token" if get_token() else "without a token, which gated models need"
     return True, f"{constants.ENDPOINT} answers; it is asked {token}"
-
-
-def _next(config: RunConfig, reachable: bool) -> list[str]:
-    if not config.run_folder.exists():
-        embedded, of_the_hub, *_ = study_named().config.presets
-        return [
-            "  uv run probe_training_auto.py      the main job on the embedded lab",
-            "  uv run sep run --preset " + (of_the_hub if reachable else embedded),
-        ]
-    return [
-        "  uv run marimo edit probe_training_auto.py      the notebook, with the stored run",
-        '  uv run sep score "a question"                  one forward pass with its probes',
-    ]

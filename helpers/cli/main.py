@@ -23,34 +23,25 @@ from typing import Any
 from helpers.config import RunConfig
 from helpers.errors import UserError
 from helpers.formatting import size_text
-from helpers.progress import run_safely
+from helpers.progress import run_safely, terminal_progress
 from helpers.store.run_folder import read_manifest
 from helpers.studies.registry import (
     PlainParser,
     add_arguments,
     all_studies,
     config_from_namespace,
+    run_study,
     stored_config,
     study_of,
+    summarise_run,
 )
 from helpers.studies.study import Study
 
-RUN = "run"
-"""The command that runs a study to its end."""
-
-
-def _add_report(command: Callable[..., Any]) -> None:
-    text = "one HTML file with the prose, tables and figures of a run; it loads nothing"
-    report = command("report", _report, text)
-    report.add_argument("folder", metavar="RUN", help="run folder")
-    words = "file to write (default: report.html in the run folder)"
-    report.add_argument("--out", metavar="FILE", type=Path, help=words)
-    report.add_argument("--code", action="store_true", help="the notebook's code too, folded")
+RUN = "run"  # the command that runs a study to its end
 
 
 def _report(options: argparse.Namespace) -> None:
     from helpers.app.report import finished_run, write_report
-    from helpers.progress import terminal_progress
 
     run = finished_run(Path(options.folder))
     path = write_report(run, options.out, code=options.code, progress=terminal_progress())
@@ -89,7 +80,12 @@ def build_parser() -> argparse.ArgumentParser:
     for study in all_studies():
         if study.add_commands:
             study.add_commands(command, stages)
-    _add_report(command)
+    text = "one HTML file with the prose, tables and figures of a run; it loads nothing"
+    report = command("report", _report, text)
+    report.add_argument("folder", metavar="RUN", help="run folder")
+    words = "file to write (default: report.html in the run folder)"
+    report.add_argument("--out", metavar="FILE", type=Path, help=words)
+    report.add_argument("--code", action="store_true", help="the notebook's code too, folded")
     text = "every uncertainty estimator: formula, units, source, names elsewhere"
     estimators = command("estimators", _estimators, text)
     estimators.add_argument("names", metavar="NAME", nargs="*", help="only these")
@@ -186,7 +182,7 @@ def _doctor(options: argparse.Namespace) -> None:
 
 
 def _lab_train(options: argparse.Namespace) -> None:
-    from helpers.lab.train import train_lab
+    from helpers.lab.models import train_lab
 
     train_lab(
         options.into, only=options.only, steps=options.steps, seed=options.seed,
@@ -195,16 +191,13 @@ def _lab_train(options: argparse.Namespace) -> None:
 
 
 def _lab_check(options: argparse.Namespace) -> None:
-    from helpers.lab.train import check_lab
+    from helpers.lab.models import check_lab
 
     print(check_lab(options.n, options.threads))
 
 
 def run_to(config: RunConfig, until: str) -> None:
     """Run a config's study up to a stage in a terminal, and print what came out."""
-    from helpers.progress import terminal_progress
-    from helpers.studies.registry import run_study, summarise_run
-
     finished = run_study(config, terminal_progress(), until=until)
     if finished:
         print(summarise_run(finished))

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from helpers.analysis_table.about import PROBE_PARTS, About, Label
+from helpers.analysis_table.about import PROBE_PARTS, About, Label, Predictor
 from helpers.analysis_table.file import AnalysisTable
+from helpers.dashboard.data import PredictorScore, SelectionScores
 from helpers.dashboard.filters import (
     NOTHING_LEFT,
     FilteredRows,
@@ -28,16 +29,7 @@ from helpers.dashboard.filters import (
     signals,
     unknown_word,
 )
-from helpers.dashboard.scores import (
-    PredictorScore,
-    SelectionScores,
-    graded_words,
-    map_words,
-    score_words,
-    scores_words,
-    share_words,
-    side_words,
-)
+from helpers.evaluation.scores import Score
 from helpers.views.style import (
     COLOURS,
     GREY,
@@ -50,13 +42,13 @@ from helpers.views.style import (
     legend_below,
     plain,
     say_instead,
+    score_numbers,
 )
 
 # --- points --------------------------------------------------------------------------------------
 
 
-NOTE_WIDTH = 66
-"""Characters of a line under a title that a page of 700 pixels has room for."""
+NOTE_WIDTH = 66  # characters of a line under a title that a page of 700 pixels has room for
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +113,12 @@ def scatter(
                 legendgroup=group.name,
             )
         )
-        if group.name:
-            _add_legend_entry(fig, group)
+        if group.name:  # an entry of full strength: Plotly's own would step back with its points
+            fig.add_scatter(
+                x=[None], y=[None], mode="markers", name=plain(group.name, 40),
+                legendgroup=group.name,
+                marker={"color": group.colour, "symbol": group.symbol, "size": 8},
+            )  # fmt: skip
     for axis, column in ((fig.update_xaxes, x), (fig.update_yaxes, y)):
         axis(range=_span(table[column]), zeroline=False)
     fig.update_layout(dragmode="select", clickmode="event+select", hovermode="closest")
@@ -134,25 +130,13 @@ def narrow(notes: Iterable[str]) -> list[str]:
     return [line for note in notes for line in textwrap.wrap(note, NOTE_WIDTH)]
 
 
-def _add_legend_entry(fig: go.Figure, group: Group) -> None:
-    """An entry of full strength: Plotly's own would step back with its points."""
-    fig.add_scatter(
-        x=[None],
-        y=[None],
-        mode="markers",
-        name=plain(group.name, 40),
-        legendgroup=group.name,
-        marker={"color": group.colour, "symbol": group.symbol, "size": 8},
-    )
-
-
 def _hover(table: AnalysisTable, rows: np.ndarray) -> list[str]:
     """What a hover label calls each row."""
     about = table.about
     label = scorable_labels(about)[0]
     ids = {code: plain(table.names["group_id"][code], 48) for code in table["group_id"][rows]}
     units = [f" · {about.unit.one} {unit}" for unit in table["unit_id"][rows].tolist()]
-    classes = table.words(f"label_{label.name}", rows)
+    classes = table.words(label.column, rows)
     return [
         f"{ids[code]}{plain(unit, 48) if about.group else ''} · {plain(said or label.unknown, 48)}"
         for code, unit, said in zip(table["group_id"][rows], units, classes, strict=True)
@@ -165,15 +149,6 @@ def _span(values: np.ndarray) -> list[float]:
     low, high = float(known.min()), float(known.max())
     room = 0.04 * (high - low) or 0.5
     return [low - room, high + room]
-
-
-def add_threshold(fig: go.Figure, x: float | None = None, y: float | None = None) -> None:
-    """A dashed line across the plot; a note under the title says what it is."""
-    line = {"color": GREY, "width": 1.4, "dash": "dash"}
-    if y is not None:
-        fig.add_hline(y=y, line=line)
-    if x is not None:
-        fig.add_vline(x=x, line=line)
 
 
 def _notes(
@@ -195,14 +170,10 @@ def rows_of_points(figure: go.Figure, points: object) -> tuple[int, ...]:
     """
     rows = set()
     for point in points if isinstance(points, Sequence) else ():
-        trace, place = (
-            (point.get("curveNumber"), point.get("pointIndex", point.get("pointNumber")))
-            if isinstance(point, dict)
-            else (None, None)
-        )
-        if type(trace) is not int or type(place) is not int:
+        if not isinstance(point, dict):
             continue
-        if not 0 <= trace < len(figure.data):
+        trace, place = point.get("curveNumber"), point.get("pointIndex", point.get("pointNumber"))
+        if type(trace) is not int or type(place) is not int or not 0 <= trace < len(figure.data):
             continue
         held = figure.data[trace].customdata
         if held is not None and 0 <= place < len(held):
@@ -218,6 +189,8 @@ def with_values(table: AnalysisTable, rows: np.ndarray, *columns: str) -> np.nda
 UNKNOWN_VALUE = "no value"
 NO_THRESHOLD = "No number of this run has a threshold that a probe foretells."
 SEQUENTIAL, DIVERGING = "Viridis", "RdBu_r"
+THRESHOLD = {"color": GREY, "width": 1.4, "dash": "dash"}
+"""A line across the plot; a note under the title says what it is."""
 HEIGHT = 400
 
 
@@ -239,8 +212,8 @@ def margin_view(
     missing = _missing(table, kept, rows, y, x)
     if missing:
         return _instead(fig, missing)
-    scatter(fig, table, kept, chosen, x, y, _by_class(table, f"label_{label}"))
-    add_threshold(fig, y=0.0)
+    scatter(fig, table, kept, chosen, x, y, _by_class(table, scored.column))
+    fig.add_hline(y=0.0, line=THRESHOLD)
     words = share_words(table, rows, y, predictor, scored)
     return Drawn(legend_below(fig, one_row=True), words)
 
@@ -261,20 +234,21 @@ def threshold_view(
     number = about.number(made.number)
     predictor = next(p for p in about.predictors if p.label == made.name)
     x, y = f"number_{number.name}", f"probability_{predictor.name}"
+    said = f"there is no threshold: nothing can be called {made.positive}"
+    if made.threshold is not None:
+        said = f"dashed: above {made.threshold:.2f} {number.unit} it counts as {made.positive}"
     fig = framed(
-        f"{_capital(number.title)} and its probe",
-        _capital(number.titled),
-        f"Probability of {made.event_word}",
-        narrow([_threshold_words(made, number.unit)]),
-        height=HEIGHT,
-    )
+        f"{_capital(number.title)} and its probe", _capital(number.titled),
+        f"Probability of {made.event_word}", narrow([said]), height=HEIGHT,
+    )  # fmt: skip
     rows = with_values(table, kept.rows, x, y)
     missing = _missing(table, kept, rows, y, x)
     if missing:
         return _instead(fig, missing)
-    scatter(fig, table, kept, chosen, x, y, _by_class(table, f"label_{label}"))
+    scatter(fig, table, kept, chosen, x, y, _by_class(table, about.label(label).column))
     fig.update_yaxes(range=[-0.04, 1.04])
-    add_threshold(fig, x=made.threshold)
+    if made.threshold is not None:
+        fig.add_vline(x=made.threshold, line=THRESHOLD)
     return Drawn(legend_below(fig, one_row=True), side_words(table, rows, made, predictor))
 
 
@@ -284,12 +258,9 @@ def map_view(
     """The fixed UMAP of the hidden states, coloured by a signal."""
     signal = signals(table.about)[colour]
     fig = framed(
-        "Map of the hidden states",
-        "UMAP 1 (no unit)",
-        "UMAP 2 (no unit)",
-        narrow([f"coloured by {signal.title}"]),
-        height=HEIGHT + 60,
-    )
+        "Map of the hidden states", "UMAP 1 (no unit)", "UMAP 2 (no unit)",
+        narrow([f"coloured by {signal.title}"]), height=HEIGHT + 60,
+    )  # fmt: skip
     rows = with_values(table, kept.rows, "umap_x", "umap_y")
     missing = _missing(table, kept, rows, "umap_x", "umap_y")
     if missing:
@@ -300,12 +271,6 @@ def map_view(
     fig.update_xaxes(showticklabels=False, ticks="")
     fig.update_yaxes(showticklabels=False, ticks="")
     return Drawn(legend_below(fig, one_row=True), map_words(table, rows, signal))
-
-
-def _threshold_words(label: Label, unit: str) -> str:
-    if label.threshold is None:
-        return f"there is no threshold: nothing can be called {label.positive}"
-    return f"dashed: above {label.threshold:.2f} {unit} it counts as {label.positive}"
 
 
 def _capital(text: str) -> str:
@@ -339,10 +304,9 @@ def _instead(fig: go.Figure, message: str) -> Drawn:
 def _by_class(table: AnalysisTable, column: str) -> Iterator[Group]:
     """A group for each class: the two that are scored first in colour, and the unknown in grey."""
     order: list[str | None] = list(table.names[column])
-    if column.startswith("label_"):
-        label = table.about.label(column.removeprefix("label_"))
-        if label.positive:
-            order.sort(key=lambda name: (name != label.positive, name != label.negative))
+    label = table.about.label_in(column)
+    if label and label.positive:
+        order.sort(key=lambda name: (name != label.positive, name != label.negative))
     for name in class_names(table, column):
         if name == unknown_word(table.about, column):
             yield Group(name, of_class(table, column, name), GREY, "circle-open")
@@ -378,8 +342,7 @@ def _by_number(table: AnalysisTable, signal: Signal) -> Iterator[Group]:
 # --- curves of the predictors --------------------------------------------------------------------
 
 
-MOST_POINTS = 300
-"""Points of one curve; longer ones are thinned."""
+MOST_POINTS = 300  # points of one curve; longer ones are thinned
 SCORE_FIGURE_HEIGHT = 420
 
 
@@ -431,17 +394,15 @@ def risk_view(scores: SelectionScores) -> Drawn:
 
 def _defined(fig: go.Figure, scores: SelectionScores, metric: str) -> list[PredictorScore]:
     """The predictors that have a curve; why the others have none becomes a note."""
-    found = [s for s in scores.by_predictor.values() if getattr(s, metric).value is not None]
-    notes = [
-        graded_words(scores),
-        f"95 % intervals from {scores.resamples} resamples of "
-        + (f"whole {scores.about.group.many}" if scores.about.group else scores.about.unit.many),
-    ]
-    notes += [
-        f"{s.predictor.title}: {score_words(getattr(s, metric))}"
-        for s in scores.by_predictor.values()
-        if getattr(s, metric).value is None
-    ]
+    whole = f"whole {scores.about.group.many}" if scores.about.group else scores.about.unit.many
+    notes = [graded_words(scores), f"95 % intervals from {scores.resamples} resamples of {whole}"]
+    found = []
+    for one in scores.by_predictor.values():
+        score = getattr(one, metric)
+        if score.value is None:
+            notes.append(f"{one.predictor.title}: {score_words(score)}")
+        else:
+            found.append(one)
     if found:
         add_notes(fig, narrow(notes))
     return found
@@ -467,3 +428,107 @@ def _nothing(fig: go.Figure, scores: SelectionScores, metric: str) -> Drawn:
 def _thinned(points: int) -> np.ndarray:
     """Places of at most `MOST_POINTS` points of a curve, the first and the last among them."""
     return np.unique(np.linspace(0, points - 1, min(points, MOST_POINTS)).round().astype(int))
+
+
+# --- in sentences --------------------------------------------------------------------------------
+
+
+SHOWN_CLASSES = 6
+
+
+def share_words(
+    table: AnalysisTable, rows: np.ndarray, column: str, predictor: Predictor, label: Label
+) -> str:
+    """How many rows lie above 0, and how many of them are positive, above and below."""
+    unit, above = table.about.unit, table[column][rows] > 0
+    parts = [
+        f"{unit.count(int(side.sum()))} {where} the line ({_positive(table, rows[side], label)})"
+        for side, where in ((above, "above"), (~above, "below"))
+    ]
+    return (
+        f"In words: of {unit.count(len(rows))}, {parts[0]}, where the {predictor.title} calls "
+        f"{table.about.event(predictor)} the likelier, and {parts[1]}."
+    )
+
+
+def side_words(table: AnalysisTable, rows: np.ndarray, label: Label, predictor: Predictor) -> str:
+    """What a predictor says on either side of the threshold that makes its label."""
+    about = table.about
+    given, measured = table[f"probability_{predictor.name}"][rows], table[f"number_{label.number}"]
+    said = f"the {predictor.title}'s probability of {about.event(predictor)} is"
+    if label.threshold is None:
+        return f"In words: {about.unit.count(len(rows))}; {said} {_median(given)}."
+    above = measured[rows] > label.threshold
+    parts = [
+        f"for {about.unit.count(int(side.sum()))} {where} the threshold "
+        f"({label.threshold:.2f} {about.number(label.number).unit}) {said} {_median(given[side])}"
+        for side, where in ((above, "above"), (~above, "at or below"))
+        if side.any()
+    ]
+    return f"In words: {'; '.join(parts)}."
+
+
+def map_words(table: AnalysisTable, rows: np.ndarray, signal: Signal) -> str:
+    """What colours the map, with its counts or its middle half."""
+    if signal.kind == "class":
+        names = class_names(table, signal.column)
+        counts = [(int(of_class(table, signal.column, n)[rows].sum()), n) for n in names]
+        shown = [f"{count:,} {name}" for count, name in counts[:SHOWN_CLASSES]]
+        more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
+        said = ", ".join(shown) + more
+    else:
+        known = table[signal.column][rows]
+        said = _median(known[np.isfinite(known)])
+    return (
+        f"In words: {table.about.unit.count(len(rows))} on a plane where near points have similar "
+        f"hidden states, coloured by {signal.title}: {said}."
+    )
+
+
+def scores_words(scores: SelectionScores, metric: str) -> str:
+    """The scores of all predictors on the graded rows of a selection."""
+    parts = [
+        f"{found.predictor.title} {score_words(getattr(found, metric))}"
+        for found in scores.by_predictor.values()
+    ]
+    event = scores.label.event_word
+    names = {
+        "auroc": f"AUROC for {event}",
+        "aurc": f"area under risk–coverage for {event} (lower is better)",
+    }
+    return f"In words: {names[metric]} on {graded_words(scores)}: {'; '.join(parts)}."
+
+
+def graded_words(scores: SelectionScores) -> str:
+    """How many rows a score is of, and how many are left out."""
+    unit, group = scores.about.unit, scores.about.group
+    words = f"{scores.units:,} graded {unit.one if scores.units == 1 else unit.many}"
+    words += f" of {group.count(scores.groups)}" if group else ""
+    if scores.left_out:
+        words += f" ({scores.left_out:,} ungraded left out)"
+    return words
+
+
+def score_words(score: Score) -> str:
+    """A score with its interval, or why it has none."""
+    return f"undefined, because {score.undefined}" if score.value is None else score_numbers(score)
+
+
+def _positive(table: AnalysisTable, rows: np.ndarray, label: Label) -> str:
+    """The share of positive rows among those that are graded."""
+    truth = table.truth(label.name, rows)
+    truth = truth[np.isfinite(truth)]
+    if not len(truth):
+        return "none of them graded"
+    return f"{100 * truth.mean():.0f} % of {len(truth):,} graded ones {label.positive}"
+
+
+def _median(values: np.ndarray) -> str:
+    """The middle of some values and their middle half."""
+    if not len(values):
+        return "not known"
+    low, middle, high = np.quantile(values.astype(np.float64), [0.25, 0.5, 0.75])
+    digits = 0 if high >= 100 else 2
+    return (
+        f"{middle:,.{digits}f} in the median, half of them {low:,.{digits}f} to {high:,.{digits}f}"
+    )

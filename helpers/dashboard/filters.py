@@ -1,16 +1,19 @@
-"""Which rows are looked at: what can be filtered and coloured, and what each filter leaves."""
+"""Which rows are looked at: what can be filtered and coloured, and the address that asks for it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal, TypeVar
+from urllib.parse import unquote, urlencode
 
 import numpy as np
 
 from helpers.analysis_table.about import About, Label
 from helpers.analysis_table.file import AnalysisTable
+from helpers.dashboard.data import Listed
 
 # --- labels, predictors and signals --------------------------------------------------------------
 
@@ -21,16 +24,14 @@ Kind = Literal["class", "probability", "margin", "number"]
 class Signal:
     """Something that points can be coloured by."""
 
-    column: str
-    """Its column of the table, and its name in an address."""
-    title: str
-    """With its unit."""
+    column: str  # its column of the table, and its name in an address
+    title: str  # with its unit
     kind: Kind
 
 
 def signals(about: About) -> dict[str, Signal]:
     """What points can be coloured by: by column, in the order in which they are offered."""
-    found = [Signal(f"label_{label.name}", label.title, "class") for label in about.labels]
+    found = [Signal(label.column, label.title, "class") for label in about.labels]
     found += [Signal("dataset", "dataset", "class"), Signal("split", "split", "class")]
     for p in about.predictors:
         title = f"{p.title}: probability of {about.event(p)}"
@@ -39,7 +40,7 @@ def signals(about: About) -> dict[str, Signal]:
         title = f"{p.title}: log-odds of {about.event(p)} (nats)"
         found.append(Signal(f"margin_{p.name}", title, "margin"))
     for number in about.numbers:
-        kind: Kind = "probability" if number.unit == "0 to 1" else "number"
+        kind: Kind = "probability" if number.is_share else "number"
         found.append(Signal(f"number_{number.name}", number.titled, kind))
     return {signal.column: signal for signal in found}
 
@@ -47,15 +48,6 @@ def signals(about: About) -> dict[str, Signal]:
 def scorable_labels(about: About) -> tuple[Label, ...]:
     """The labels of two classes, which can be scored; where there is none, all labels."""
     return tuple(label for label in about.labels if label.positive) or about.labels
-
-
-def certainty(table: AnalysisTable, predictor: str, label: str) -> np.ndarray:
-    """How sure a predictor is that each label is positive, `[n]`, nats; NaN where it cannot say.
-
-    A predictor of something that speaks against the label counts the other way.
-    """
-    direction = table.about.predictor(predictor).directions.get(label, np.nan)
-    return table[f"margin_{predictor}"] * np.float32(direction)
 
 
 def known_predictors(table: AnalysisTable) -> tuple[str, ...]:
@@ -66,14 +58,13 @@ def known_predictors(table: AnalysisTable) -> tuple[str, ...]:
 
 def class_columns(about: About) -> tuple[str, ...]:
     """The columns of classes by which rows are filtered; also their keys in an address."""
-    return ("dataset", "split", *(f"label_{label.name}" for label in about.labels))
+    return ("dataset", "split", *(label.column for label in about.labels))
 
 
 def unknown_word(about: About, column: str) -> str | None:
     """What rows without a class of this column are called; None: every row has one."""
-    if not column.startswith("label_"):
-        return None
-    return about.label(column.removeprefix("label_")).unknown
+    label = about.label_in(column)
+    return label.unknown if label else None
 
 
 def class_names(table: AnalysisTable, column: str) -> tuple[str, ...]:
@@ -95,8 +86,7 @@ def of_class(table: AnalysisTable, column: str, name: str) -> np.ndarray:
 
 RANGE_PREFIX = "p_"
 """Before a predictor's name: the filter by its probability, and its key in an address."""
-POINTS = (500, 1000, 2000, 5000, 10_000, 20_000)
-"""How many points a figure may have at most."""
+POINTS = (500, 1000, 2000, 5000, 10_000, 20_000)  # how many points a figure may have at most
 USUAL_POINTS = 2000
 SUBSET_SEED = 0
 NOTHING_LEFT = "Nothing is left under these filters. Widen one of them to see points again."
@@ -128,13 +118,12 @@ class FilterCount:
 
 @dataclass(frozen=True, eq=False)
 class FilteredRows:
-    """The rows that all filters leave."""
+    """The rows that all filters leave, ascending; `steps` counts after each filter, in order:
+    columns of classes, representative, length, predictors."""
 
     rows: np.ndarray
-    """Ascending."""
     groups: int
     steps: dict[str, FilterCount]
-    """After each filter, in order: columns of classes, representative, length, predictors."""
     filters: Filters
 
 
@@ -234,9 +223,9 @@ def cautions(table: AnalysisTable, kept: FilteredRows, label: str) -> list[str]:
             "scores below are conditional on that range: they do not say how good a probe is on "
             f"all {about.unit.many}."
         )
-    scored, column = about.label(label), f"label_{label}"
-    graded = {scored.positive, scored.negative} & set(class_names(table, column))
-    if not graded <= set(filters.classes[column]):
+    scored = about.label(label)
+    graded = {scored.positive, scored.negative} & set(class_names(table, scored.column))
+    if not graded <= set(filters.classes[scored.column]):
         found.append(
             f"The filter selects {about.unit.many} by “{scored.title}”, which is what the scores "
             "below are about: with one class only they are undefined."
@@ -262,3 +251,252 @@ def cautions(table: AnalysisTable, kept: FilteredRows, label: str) -> list[str]:
 
 def _any(table: AnalysisTable, kept: FilteredRows, column: str, name: str) -> bool:
     return bool(of_class(table, column, name)[kept.rows].any())
+
+
+# --- addresses -----------------------------------------------------------------------------------
+#
+# A query is untrusted. Nothing in it is ever part of a path, a piece of HTML or a message: a value
+# counts only if it is one of those that exist, or a plain number, which is clamped to the range.
+
+
+RUN = "run"
+PICK = "pick"  # a chosen row: group id and number, as in lab-12/3
+OF_MARIMO = ("file", "kiosk", "theme", "show-chrome", "include-code", "show-code", "view-as")
+"""Keys that are marimo's own, and none of this page's business."""
+MOST_CHOSEN = 10  # runs whose details are shown, and which a link remembers
+LONGEST = 4000  # characters of a key's value; a longer one is not looked at
+MOST_VALUES = 64  # values of one key; of more, none is looked at
+_WHOLE = re.compile(r"[0-9]{1,9}", re.ASCII)
+_RANGE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\.\.([0-9]{1,9}(?:\.[0-9]{1,9})?)", re.ASCII)
+
+Params = Mapping[str, Any]
+"""As marimo gives them: a text, or a list of texts for a key that comes several times.
+
+A browser's page keeps only the last of these, so that several values stand in one, with commas.
+"""
+T = TypeVar("T")
+
+
+def keys(about: About) -> tuple[str, ...]:
+    """Every key but the run's, in the order in which a link has them."""
+    ranges = (f"{RANGE_PREFIX}{predictor.name}" for predictor in about.predictors)
+    return (
+        *class_columns(about), "representative", "length", *ranges, "points", "label", "probe",
+        "colour", PICK,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class View:
+    """Everything that a visitor can choose, but the run."""
+
+    filters: Filters
+    label: str  # what is scored, and colours the points of the first figures
+    probe: str  # whose margin the first figure shows
+    colour: str  # the signal that colours the map
+    chosen: tuple[int, ...] = ()  # rows whose details are shown
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A view that was asked for, and what of the address was not used."""
+
+    view: View
+    ignored: tuple[str, ...] = ()  # keys of this page whose values are wholly or partly not usable
+    unknown: int = 0  # how many keys are not this page's
+
+
+def usual_view(table: AnalysisTable) -> View:
+    """The view of an address that says nothing."""
+    known = known_predictors(table)
+    label = scorable_labels(table.about)[0]
+    return View(
+        filters=usual_filters(table),
+        label=label.name,
+        probe=known[0] if known else table.about.predictors[0].name,
+        colour=label.column,
+    )
+
+
+@dataclass(frozen=True)
+class FirstRun:
+    """The run that a page opens with."""
+
+    name: str | None  # None where no run can be shown
+    in_vain: bool  # whether the address asks for a run that cannot be shown
+
+
+def first_run(params: Params, listed: Sequence[Listed]) -> FirstRun:
+    """The run that an address asks for, if its name is on the list; else the newest."""
+    names = [run.name for run in listed if not run.damaged]
+    values = _values(params, RUN)
+    if values and _only(values) in names:
+        return FirstRun(values[0], False)
+    return FirstRun(names[0] if names else None, values != [])
+
+
+def asked_view(params: Params, table: AnalysisTable) -> Asked:
+    """The view that an address asks for; what it does not say, or says wrongly, is as usual."""
+    usual, about = usual_view(table), table.about
+    labels = [label.name for label in scorable_labels(about)]
+    predictors = [predictor.name for predictor in about.predictors]
+    ignored: list[str] = []
+
+    def read(
+        key: str, convert: Callable[[list[str]], T | None], otherwise: T, several: bool = False
+    ) -> T:
+        values = _values(params, key, several)
+        if values == []:
+            return otherwise
+        found = convert(values) if values else None
+        if found is None:
+            ignored.append(key)
+            return otherwise
+        return found
+
+    def some_of(key: str, existing: Sequence[str], otherwise: tuple[str, ...]) -> tuple[str, ...]:
+        def convert(values: list[str]) -> tuple[str, ...] | None:
+            if set(values) - set(existing):
+                ignored.append(key)
+            return tuple(name for name in existing if name in values) or None
+
+        return read(key, convert, otherwise, several=True)
+
+    length = read("length", lambda v: _length(v, table), None)
+    filters = Filters(
+        classes={
+            column: some_of(column, class_names(table, column), names)
+            for column, names in usual.filters.classes.items()
+        },
+        representative=read(
+            "representative", lambda v: {"1": True, "0": False}.get(_only(v)), False
+        ),
+        length=length if length != length_range(table) else None,
+        probabilities={
+            name: found
+            for name in predictors
+            if (found := read(f"{RANGE_PREFIX}{name}", _probabilities, (0.0, 1.0))) != (0.0, 1.0)
+        },
+        points=read("points", _points, usual.filters.points),
+    )
+    view = View(
+        filters=filters,
+        label=read("label", lambda v: _one_of(v, labels), usual.label),
+        probe=read("probe", lambda v: _one_of(v, predictors), usual.probe),
+        colour=read("colour", lambda v: _one_of(v, signals(about)), usual.colour),
+    )
+    picks = _values(params, PICK, several=True)
+    rows = _picked(picks or [], table)
+    if picks is None or len(rows) < len(picks):
+        ignored.append(PICK)
+    unknown = sum(1 for key in params if key not in (RUN, *keys(about), *OF_MARIMO))
+    return Asked(replace(view, chosen=rows), tuple(dict.fromkeys(ignored)), unknown)
+
+
+def link(run: str, view: View, table: AnalysisTable) -> str:
+    """The query that shows a view, beginning with "?"; what is as usual is not in it."""
+    usual, filters = usual_view(table), view.filters
+    parts: list[tuple[str, str]] = [(RUN, run)]
+    for column, names in filters.classes.items():
+        # That nothing is chosen cannot be said: an address without a key asks for the usual.
+        if names not in ((), usual.filters.classes[column]):
+            parts.append((column, _joined(names)))
+    if filters.representative:
+        parts.append(("representative", "1"))
+    if filters.length is not None:
+        parts.append(("length", f"{filters.length[0]}..{filters.length[1]}"))
+    for name, (low, high) in filters.probabilities.items():
+        parts.append((f"{RANGE_PREFIX}{name}", f"{low:.2f}..{high:.2f}"))
+    if filters.points != usual.filters.points:
+        parts.append(("points", str(filters.points)))
+    for key in ("label", "probe", "colour"):
+        if getattr(view, key) != getattr(usual, key):
+            parts.append((key, str(getattr(view, key))))
+    if rows := list(view.chosen[:MOST_CHOSEN]):
+        units = zip(table.words("group_id", rows), table["unit_id"][rows].tolist(), strict=True)
+        parts.append((PICK, _joined(f"{group}/{unit}" for group, unit in units)))
+    return "?" + urlencode(parts, safe="/:,")
+
+
+def ignored_words(asked: Asked, run_in_vain: bool = False) -> str:
+    """What of an address was not used, in a sentence that quotes nothing of it; "" for nothing."""
+    keys = [*([RUN] if run_in_vain else []), *asked.ignored]
+    parts = []
+    if keys:
+        parts.append(f"what it says of {', '.join(keys)} is not possible here")
+    if asked.unknown:
+        several = asked.unknown > 1
+        parts.append(f"{asked.unknown} key{'s are' if several else ' is'} not of this page")
+    return f"A part of the address was ignored: {'; '.join(parts)}." if parts else ""
+
+
+def _joined(values: Iterable[str]) -> str:
+    """Several values as one text."""
+    return ",".join(value.replace("%", "%25").replace(",", "%2C") for value in values)
+
+
+def _split(values: list[str]) -> list[str]:
+    """The values in texts that `_joined` has made."""
+    return [unquote(value) for text in values for value in text.split(",")]
+
+
+def _values(params: Params, key: str, several: bool = False) -> list[str] | None:
+    """The values of a key; [] where there is none, None where they cannot be looked at."""
+    found = params.get(key)
+    values = found if isinstance(found, list) else [] if found is None else [found]
+    if any(not isinstance(value, str) or len(value) > LONGEST for value in values):
+        return None
+    if several:
+        values = _split(values)
+    return values if len(values) <= MOST_VALUES else None
+
+
+def _only(values: list[str]) -> str:
+    """The value of a key that may come once; "" where it comes several times."""
+    return values[0] if len(values) == 1 else ""
+
+
+def _one_of(values: list[str], existing: Iterable[str]) -> str | None:
+    return _only(values) if _only(values) in existing else None
+
+
+def _points(values: list[str]) -> int | None:
+    """The choice that is nearest to a number."""
+    if not _WHOLE.fullmatch(_only(values)):
+        return None
+    return min(POINTS, key=lambda points: abs(points - int(values[0])))
+
+
+def _ends(values: list[str]) -> tuple[float, float] | None:
+    """A range such as 0.2..0.9, whose ends are in order."""
+    match = _RANGE.fullmatch(_only(values))
+    if match is None or float(match[1]) > float(match[2]):
+        return None
+    return float(match[1]), float(match[2])
+
+
+def _probabilities(values: list[str]) -> tuple[float, float] | None:
+    ends = _ends(values)
+    return None if ends is None else (min(round(ends[0], 2), 1.0), min(round(ends[1], 2), 1.0))
+
+
+def _length(values: list[str], table: AnalysisTable) -> tuple[int, int] | None:
+    """A range of whole tokens, clamped to the lengths that there are."""
+    ends, (least, most) = _ends(values), length_range(table)
+    if ends is None:
+        return None
+    low, high = (int(np.clip(end, least, most)) for end in ends)
+    return low, high
+
+
+def _picked(values: list[str], table: AnalysisTable) -> tuple[int, ...]:
+    """The chosen rows that exist, each once, in the order asked."""
+    rows: list[int] = []
+    wanted = [value.rpartition("/") for value in values[:MOST_CHOSEN]]
+    for group, slash, unit in wanted:
+        if not slash or not _WHOLE.fullmatch(unit) or group not in table.names["group_id"]:
+            continue
+        code = table.names["group_id"].index(group)
+        found = np.flatnonzero((table["group_id"] == code) & (table["unit_id"] == int(unit)))
+        rows += [row for row in found[:1].tolist() if row not in rows]
+    return tuple(rows)

@@ -9,35 +9,38 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import marimo as mo
 import numpy as np
 
-from helpers.analysis_table.about import PROBE_PARTS, About, Label, Text, Tokens
+from helpers.analysis_table.about import PROBE_PARTS, About, Text
 from helpers.analysis_table.file import AnalysisTable, UnitDetails, read_details
-from helpers.dashboard import address as addresses
-from helpers.dashboard import data
-from helpers.dashboard.address import MOST_CHOSEN, Asked, Params, View, first_run
-from helpers.dashboard.data import Listed, OpenRun
-from helpers.dashboard.figures import Drawn, rows_of_points
+from helpers.dashboard import data, filters
+from helpers.dashboard.data import Listed, OpenRun, selection_scores
+from helpers.dashboard.figures import Drawn, rows_of_points, score_words
 from helpers.dashboard.filters import (
+    MOST_CHOSEN,
     NOTHING_LEFT,
     POINTS,
     RANGE_PREFIX,
+    Asked,
     FilteredRows,
     Filters,
+    Params,
+    View,
     apply_filters,
     cautions,
     chosen_rows,
     class_columns,
     class_names,
+    first_run,
     known_predictors,
     length_range,
     scorable_labels,
     signals,
     usual_filters,
 )
-from helpers.dashboard.scores import score_words, selection_scores
 from helpers.errors import UserError
-from helpers.evaluation.scores import Score
+from helpers.formatting import when
 from helpers.views.html import (
     LINE,
     MUTED,
@@ -49,7 +52,10 @@ from helpers.views.html import (
     paragraph,
     safe,
     small_print,
+    token_legend,
+    tokens,
 )
+from helpers.views.html import MOST_TOKENS as MOST_IN_A_PART
 from helpers.views.showing import in_notebook
 
 # --- words to know, sources, the run's own scores ------------------------------------------------
@@ -73,8 +79,6 @@ WORDS = {
 
 def introduction(run: OpenRun) -> Any:
     """What the study asks, as it says itself."""
-    import marimo as mo
-
     about = run.table.about
     return mo.Html(
         f'<h1 style="overflow-wrap:anywhere">{safe(about.title)}</h1>'
@@ -89,8 +93,6 @@ def introduction(run: OpenRun) -> Any:
 
 def glossary(run: OpenRun) -> Any:
     """The words of the page, folded."""
-    import marimo as mo
-
     lines = "".join(
         f'<dt style="font-weight:600">{safe(word)}</dt>'
         f'<dd style="margin:0 0 0.5rem">{safe(meaning)}</dd>'
@@ -101,22 +103,27 @@ def glossary(run: OpenRun) -> Any:
 
 def provenance(run: OpenRun) -> Any:
     """Where the numbers come from: model, position, questions, runs, when."""
-    import marimo as mo
-
-    from helpers.formatting import when
-
     about = run.table.about
     manifest = data.read_json(run.listed.folder / "manifest.json")
     config = manifest.get("config")
-    sources = [f"{name} ({_distribution(kind)})" for name, kind in about.datasets.items()]
+    sources = [
+        f"{name} ({'out of' if kind == 'ood' else 'in'} distribution)"
+        for name, kind in about.datasets.items()
+    ]
+    places = [f"{p.title} at {p.place}, layer {p.layer}" for p in about.predictors if p.place]
+    thresholds = {}
+    for label in (label for label in about.labels if label.number):
+        number, above = about.number(label.number), label.threshold
+        said = f"{number.title} above {above:.2f} {number.unit}" if above is not None else ""
+        thresholds[label.event_word] = said or "no threshold"
     rows = {
         "run": run.listed.name,
         "model": about.model,
         "questions": ", ".join(sources),
         about.unit.many: run.listed.size,
-        "hidden state": _places(about),
+        "hidden state": "; ".join(places) or None,
         **about.facts,
-        **{label.event_word: _threshold(about, label) for label in about.labels if label.number},
+        **thresholds,
         "temperature": config.get("temperature") if isinstance(config, dict) else None,
         "written": when(run.listed.written),
     }
@@ -137,27 +144,8 @@ def provenance(run: OpenRun) -> Any:
     return mo.Html(f'<div style="{grid};font-size:0.9rem">{cells}</div>{missing}{notes}')
 
 
-def _distribution(kind: str) -> str:
-    return "out of distribution" if kind == "ood" else "in distribution"
-
-
-def _places(about: About) -> str | None:
-    """Where each probe reads its hidden state, in words; None where none does."""
-    parts = [f"{p.title} at {p.place}, layer {p.layer}" for p in about.predictors if p.place]
-    return "; ".join(parts) or None
-
-
-def _threshold(about: About, label: Label) -> str:
-    if label.threshold is None:
-        return "no threshold"
-    number = about.number(label.number)
-    return f"{number.title} above {label.threshold:.2f} {number.unit}"
-
-
 def stored_scores(run: OpenRun, label: str) -> Any:
     """The run's own scores for a label, of all its rows; None where it has not stored them."""
-    import marimo as mo
-
     about = run.table.about
     scored, unit = about.label(label), about.unit.many
     metrics = {"auroc": f"AUROC for {scored.event_word}"}
@@ -168,27 +156,16 @@ def stored_scores(run: OpenRun, label: str) -> Any:
             f" A probe that knows all of a {about.group.one}, and nothing of the "
             f"{about.unit.one}, has 0.5 in the second table."
         )
-    tables = "".join(
-        _score_table(about, title, data.stored_scores(run.listed.folder, about, scored, metric))
-        for metric, title in metrics.items()
-    )
+    splits, tables = {split.name: split.title for split in about.splits}, ""
+    for metric, title in metrics.items():
+        scores = data.stored_scores(run.listed.folder, about, scored, metric)
+        rows = []
+        for predictor in about.predictors:
+            found = [of_split.get(predictor.name) for of_split in scores.values()]
+            words = ("–" if f is None else f"{score_words(f)}, n = {f.n:,}" for f in found)
+            rows.append((predictor.title, *words))
+        tables += html_table((title, *(splits[name] for name in scores)), rows) if scores else ""
     return mo.Html(tables + small_print(said)) if tables else None
-
-
-def _score_table(about: About, title: str, scores: Mapping[str, Mapping[str, Score]]) -> str:
-    """Scores by split and predictor, as HTML; "" where there are none."""
-    if not scores:
-        return ""
-    titles = {split.name: split.title for split in about.splits}
-    rows = [
-        (predictor.title, *(_stored(scores[split].get(predictor.name)) for split in scores))
-        for predictor in about.predictors
-    ]
-    return html_table((title, *(titles[split] for split in scores)), rows)
-
-
-def _stored(score: Score | None) -> str:
-    return "–" if score is None else f"{score_words(score)}, n = {score.n:,}"
 
 
 def print_summary(run: OpenRun) -> None:
@@ -215,8 +192,7 @@ def print_summary(run: OpenRun) -> None:
 
 
 ANCHOR = "details"
-LONGEST_TEXT = 30_000
-"""Characters of one text that are shown."""
+LONGEST_TEXT = 30_000  # characters of one text that are shown
 MOST_TOKENS = 6000
 """Coloured tokens on one page, over all runs: an output of marimo has a largest size."""
 NONE_CHOSEN = (
@@ -240,10 +216,11 @@ def details_view(run: OpenRun, kept: FilteredRows, chosen: tuple[int, ...]) -> s
     left = MOST_TOKENS
     cards = []
     for found in read_details(run.path, shown):
-        tokens, used = _tokens(about, found, left)
+        coloured, used = _tokens(about, found, left)
         left -= used
-        cards.append(_card(run.table, found, tokens))
-    return paragraph(said) + _legend(cards) + "".join(cards)
+        cards.append(_card(run.table, found, coloured))
+    legend = token_legend(lambda ids: [], "") if left < MOST_TOKENS else ""
+    return paragraph(said) + legend + "".join(cards)
 
 
 def _counts(about: About, chosen: int, left: int) -> str:
@@ -258,7 +235,7 @@ def _counts(about: About, chosen: int, left: int) -> str:
     return words + "."
 
 
-def _card(table: AnalysisTable, found: UnitDetails, tokens: str) -> str:
+def _card(table: AnalysisTable, found: UnitDetails, coloured: str) -> str:
     """One row: its texts and labels, and what every predictor said of it."""
     row, about = found.row, table.about
     (group_id,) = table.words("group_id", [row])
@@ -267,7 +244,7 @@ def _card(table: AnalysisTable, found: UnitDetails, tokens: str) -> str:
     title = f"{group_id}{number}"
     rows = [(t.title, _shown_text(t, found.texts[t.name])) for t in about.texts if t.kind == "text"]
     for label in about.labels:
-        (said,) = table.words(f"label_{label.name}", [row])
+        (said,) = table.words(label.column, [row])
         rows.append((label.title, f"<strong>{safe(said or label.unknown)}</strong>"))
     body = "".join(
         f'<div style="{MUTED}">{safe(name)}</div><div style="min-width:0">{value}</div>'
@@ -279,7 +256,7 @@ def _card(table: AnalysisTable, found: UnitDetails, tokens: str) -> str:
         f'<div style="font-weight:600;overflow-wrap:anywhere">{safe(title)}'
         f'<span style="{MUTED};font-weight:400"> · {safe(dataset)}, {safe(split)}</span></div>'
         f'<div style="{grid};margin-top:0.4rem">{body}</div>'
-        f"{_numbers(table, row)}{_said_of(table, row)}{tokens}</section>"
+        f"{_numbers(table, row)}{_said_of(table, row)}{coloured}</section>"
     )
 
 
@@ -295,11 +272,9 @@ def _shown_text(text: Text, found: str | None) -> str:
 
 def _text(text: str) -> str:
     """A text as it is, its end left out where it is very long."""
-    return f'<div style="{WRAP}">{safe(_cut(text, LONGEST_TEXT)) or "(empty)"}</div>'
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[:length]}… ({len(text):,} characters in all)"
+    if len(text) > LONGEST_TEXT:
+        text = f"{text[:LONGEST_TEXT]}… ({len(text):,} characters in all)"
+    return f'<div style="{WRAP}">{safe(text) or "(empty)"}</div>'
 
 
 def _numbers(table: AnalysisTable, row: int) -> str:
@@ -307,7 +282,7 @@ def _numbers(table: AnalysisTable, row: int) -> str:
     parts = []
     for number in table.about.numbers:
         value = table[f"number_{number.name}"][row]
-        unit = "" if number.unit == "0 to 1" else number.unit
+        unit = "" if number.is_share else number.unit
         said = f"{int(value):,} {unit}".rstrip() if number.whole else _number(value, unit)
         parts.append(f"{number.title} {said}")
     return small_print("; ".join(parts))
@@ -332,20 +307,8 @@ def _number(value: float, unit: str = "") -> str:
     return f"{value:.2f} {unit}".rstrip()
 
 
-def _legend(cards: Sequence[str]) -> str:
-    """What the colours of tokens mean, where any are coloured."""
-    if not any("<span title=" in card for card in cards):
-        return ""
-    from helpers.views.html import token_legend
-
-    return token_legend(lambda ids: [], "")
-
-
 def _tokens(about: About, found: UnitDetails, left: int) -> tuple[str, int]:
     """The row's tokens on a tint of their entropy, and how many of them are shown."""
-    from helpers.views.html import MOST_TOKENS as MOST_IN_A_PART
-    from helpers.views.html import tokens
-
     unit = about.unit.one
     titles = {text.name: text.title for text in about.texts if text.kind == "tokens"}
     parts = {titles[name]: part for name, part in found.tokens.items() if part.texts}
@@ -360,14 +323,13 @@ def _tokens(about: About, found: UnitDetails, left: int) -> tuple[str, int]:
         return small_print("Its tokens are left out: the page would be too long."), 0
     views = []
     for title, part in parts.items():
+
+        def texts_of(places: Sequence[int], texts: Sequence[str] = part.texts) -> list[str]:
+            return [texts[place] for place in places]
+
         said = part.entropies.tolist()
-        views.append(tokens(title, range(len(part.texts)), said, _texts_at(part)))
+        views.append(tokens(title, range(len(part.texts)), said, texts_of))
     return folded("Entropy of each token", "".join(views)), shown
-
-
-def _texts_at(part: Tokens) -> Callable[[Sequence[int]], list[str]]:
-    """The texts of some places of a tokenised text."""
-    return lambda places: [part.texts[place] for place in places]
 
 
 NO_RUN = (
@@ -384,15 +346,11 @@ CONFIG = {
 
 def params() -> dict[str, Any]:
     """What the page's address asks for, as marimo gives it: untrusted."""
-    import marimo as mo
-
     return dict(mo.query_params().to_dict())
 
 
 def opened(listed: Sequence[Listed], name: str | None) -> OpenRun:
     """The chosen run; where there is none, or it cannot be read, the page says so and stops."""
-    import marimo as mo
-
     run = next((run for run in listed if run.name == name and not run.damaged), None)
     problem = NO_RUN
     if run is not None:
@@ -408,8 +366,6 @@ def opened(listed: Sequence[Listed], name: str | None) -> OpenRun:
 
 def damaged_runs(listed: Sequence[Listed]) -> Any:
     """Which folders cannot be shown, and why; None where all can."""
-    import marimo as mo
-
     lines = [f"<li>{safe(run.name)}: {safe(run.damaged)}</li>" for run in listed if run.damaged]
     if not lines:
         return None
@@ -419,30 +375,25 @@ def damaged_runs(listed: Sequence[Listed]) -> Any:
 
 def asked_view(asked: Mapping[str, Any], listed: Sequence[Listed], run: OpenRun) -> Asked:
     """What the address asks for of this run; of another run than it names, nothing."""
-    if run.listed.name != addresses.first_run(asked, listed).name:
-        return Asked(addresses.usual_view(run.table))
-    return addresses.asked_view(asked, run.table)
+    if run.listed.name != filters.first_run(asked, listed).name:
+        return Asked(filters.usual_view(run.table))
+    return filters.asked_view(asked, run.table)
 
 
 def ignored(params: Mapping[str, Any], listed: Sequence[Listed], asked: Asked) -> Any:
     """A line where a part of the address was not used; None where all of it was."""
-    import marimo as mo
-
-    words = addresses.ignored_words(asked, addresses.first_run(params, listed).in_vain)
+    words = filters.ignored_words(asked, filters.first_run(params, listed).in_vain)
     return mo.Html(f'<div role="note">{small_print(words)}</div>') if words else None
 
 
 def selection(asked: Asked) -> Any:
     """The state `(get, set)` of the rows that are selected; at first those of the address."""
-    import marimo as mo
-
     # The figure in which something was selected is drawn again too, so that all look alike.
     return mo.state(asked.view.chosen, allow_self_loops=True)
 
 
 def linked(drawn: Drawn, select: Callable[[tuple[int, ...]], None]) -> Any:
     """A figure in which a click, a box or a lasso selects runs for all figures."""
-    import marimo as mo
 
     def on_change(points: Any) -> None:
         rows = rows_of_points(drawn.figure, points)
@@ -458,8 +409,6 @@ def with_words(drawn: Drawn, element: Any = None, selected: str = "") -> Any:
 
     `selected` says how many that are, in words; "" for none.
     """
-    import marimo as mo
-
     words = safe(drawn.words)
     if selected:
         # marimo makes a component of its own of such a link, and it takes no style.
@@ -478,15 +427,11 @@ def selected_words(run: OpenRun, chosen: tuple[int, ...]) -> str:
 
 def clear_button(select: Callable[[tuple[int, ...]], None]) -> Any:
     """A button that selects nothing."""
-    import marimo as mo
-
     return mo.ui.button(label="Clear the selection", on_change=lambda _: select(()))
 
 
 def chosen_details(run: OpenRun, kept: FilteredRows, chosen: tuple[int, ...]) -> Any:
     """The details of the selected runs, where the figures' links lead."""
-    import marimo as mo
-
     try:
         body = details_view(run, kept, chosen)
     except UserError as problem:
@@ -496,12 +441,10 @@ def chosen_details(run: OpenRun, kept: FilteredRows, chosen: tuple[int, ...]) ->
 
 def view_link(run: OpenRun, view: View, clear: Any) -> Any:
     """A link that shows this view to someone else, beside the button that clears the selection."""
-    import marimo as mo
-
-    address = addresses.link(run.listed.name, view, run.table)
+    address = filters.link(run.listed.name, view, run.table)
     remembers = "run, filters, choices"
     if view.chosen:
-        first = min(len(view.chosen), addresses.MOST_CHOSEN)
+        first = min(len(view.chosen), filters.MOST_CHOSEN)
         remembers += f" and {'the first ' if first < len(view.chosen) else ''}{first} selected"
     line = (
         f'<p style="margin:0"><a href="{safe(address)}" target="_blank" rel="noopener" '
@@ -513,8 +456,6 @@ def view_link(run: OpenRun, view: View, clear: Any) -> Any:
 
 def caution_box(run: OpenRun, kept: FilteredRows, label: str) -> Any:
     """What a reader must know of scores under these filters; None where there is nothing."""
-    import marimo as mo
-
     found = cautions(run.table, kept, label) if len(kept.rows) else []
     if not found:
         return None
@@ -530,8 +471,6 @@ def caution_box(run: OpenRun, kept: FilteredRows, label: str) -> Any:
 
 def run_choice(listed: Sequence[Listed], params: Params) -> Any:
     """A dropdown of the runs that can be shown; at first the one that the address asks for."""
-    import marimo as mo
-
     options = {_label(run): run.name for run in listed if not run.damaged}
     first = first_run(params, listed).name
     return mo.ui.dropdown(
@@ -550,15 +489,14 @@ def _label(run: Listed) -> str:
 
 def filter_elements(table: AnalysisTable, view: View) -> Any:
     """An element for each filter, set as the view has it; their values by name."""
-    import marimo as mo
-
     about = table.about
+    titles = {label.column: label.title for label in about.labels}
     elements: dict[str, Any] = {}
     for column in class_columns(about):
         elements[column] = mo.ui.multiselect(
             class_names(table, column),
             value=view.filters.classes[column],
-            label=_as_label(_class_title(about, column)),
+            label=_as_label(titles.get(column, column.capitalize())),
             full_width=True,
         )
     if about.representative and about.group:
@@ -569,27 +507,17 @@ def filter_elements(table: AnalysisTable, view: View) -> Any:
     if about.length:
         low, high = length_range(table)
         elements["length"] = mo.ui.range_slider(
-            low,
-            max(high, low + 1),
-            1,
-            view.filters.length or (low, max(high, low + 1)),
-            debounce=True,
-            show_value=True,
-            full_width=True,
+            low, max(high, low + 1), 1, view.filters.length or (low, max(high, low + 1)),
+            debounce=True, show_value=True, full_width=True,
             label=_as_label(about.number(about.length).titled),
-        )
+        )  # fmt: skip
     for name in known_predictors(table):
         predictor = about.predictor(name)
         elements[RANGE_PREFIX + name] = mo.ui.range_slider(
-            0.0,
-            1.0,
-            0.01,
-            view.filters.probabilities.get(name, (0.0, 1.0)),
-            debounce=True,
-            show_value=True,
-            full_width=True,
+            0.0, 1.0, 0.01, view.filters.probabilities.get(name, (0.0, 1.0)), debounce=True,
+            show_value=True, full_width=True,
             label=_as_label(f"{predictor.title}: probability of {about.event(predictor)}"),
-        )
+        )  # fmt: skip
     elements["points"] = mo.ui.dropdown(
         {f"{points:,}": points for points in POINTS},
         value=f"{view.filters.points:,}",
@@ -603,12 +531,6 @@ def filter_elements(table: AnalysisTable, view: View) -> Any:
 def _as_label(text: str) -> str:
     """A file's text as an element's label, which marimo takes for Markdown."""
     return re.sub(r"[^a-zA-Z0-9 ]", lambda found: f"&#{ord(found[0])};", text[:120])
-
-
-def _class_title(about: About, column: str) -> str:
-    if not column.startswith("label_"):
-        return column.capitalize()
-    return about.label(column.removeprefix("label_")).title
 
 
 def chosen_filters(elements: Any, table: AnalysisTable) -> Filters:
@@ -637,11 +559,16 @@ def _ends(value: Sequence[float]) -> tuple[float, float]:
 
 def filter_panel(elements: Any, kept: FilteredRows, table: AnalysisTable) -> Any:
     """The filters, each with what it and those before it leave."""
-    import marimo as mo
-
     about = table.about
+    total = f"Nothing is left of {about.unit.count(len(table))}."
+    if len(kept.rows):
+        graded = np.isfinite(table.truth(scorable_labels(about)[0].name, kept.rows)).sum()
+        total = (
+            f"{about.size(len(kept.rows), kept.groups)} {'is' if len(kept.rows) == 1 else 'are'} "
+            f"left of {about.unit.count(len(table))}; {graded:,} of them are graded."
+        )
     names = [name for name in kept.steps if name in elements]
-    ranges = [name for name in names if name.startswith(RANGE_PREFIX)]
+    ranges = [name for name in (RANGE_PREFIX + p for p in known_predictors(table)) if name in names]
     grid = "display:grid;grid-template-columns:repeat(auto-fill,minmax(min(17rem,100%),1fr));"
     grid += "gap:1.1rem 2rem;align-items:start"
     cells = [_filter_cell(about, elements, n, kept) for n in names if n not in ranges]
@@ -656,7 +583,7 @@ def filter_panel(elements: Any, kept: FilteredRows, table: AnalysisTable) -> Any
     return mo.Html(
         f'<div style="{grid}">{"".join(cells)}</div>{folded_ranges if ranges else ""}'
         '<p role="status" style="margin:1.1rem 0 0;font-weight:600">'
-        f"{safe(_total(kept, table))}</p>"
+        f"{safe(total)}</p>"
     )
 
 
@@ -669,20 +596,6 @@ def _cell(element: str, below: str) -> str:
     return (
         f'<div style="min-width:0">{element}'
         f'<div style="{MUTED};font-size:0.8rem;margin-top:0.2rem">{safe(below)}</div></div>'
-    )
-
-
-def _total(kept: FilteredRows, table: AnalysisTable) -> str:
-    about = table.about
-    every = about.unit.count(len(table))
-    if not len(kept.rows):
-        return f"Nothing is left of {every}."
-    label = scorable_labels(about)[0].name
-    graded = int(np.isfinite(table.truth(label, kept.rows)).sum())
-    verb = "is" if len(kept.rows) == 1 else "are"
-    return (
-        f"{about.size(len(kept.rows), kept.groups)} {verb} left of {every}; {graded:,} of them "
-        "are graded."
     )
 
 
@@ -704,8 +617,6 @@ def colour_choice(about: About, view: View) -> Any:
 
 def _dropdown(titles: Mapping[str, str], value: str, label: str) -> Any:
     """A choice among names, shown by their titles; of equal titles, each with its name."""
-    import marimo as mo
-
     several = list(titles.values())
     words = {n: t if several.count(t) == 1 else f"{t} ({n})" for n, t in titles.items()}
     options = {word: name for name, word in words.items()}

@@ -201,7 +201,11 @@ def load_questions(
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit: {limit} is below 1: ask for one question or more, or for no limit")
-    _check_splits(splits)
+    if min(splits) < 0 or not math.isclose(sum(splits), 1.0, abs_tol=1e-9):
+        raise UserError(
+            f"splits: {splits} must be three shares, none below 0, that sum to 1: "
+            "for instance 0.5, 0.2, 0.3"
+        )
     if source in ("lab", "lab:ood"):
         if limit is None:
             raise UserError(f"{source}: its questions never end: say how many with --limit 200")
@@ -287,7 +291,8 @@ def _parse_questions(rows: Iterable[Row], source: str) -> list[Question]:
         key = _same_text(question.question)
         if key in by_text:
             first, earlier = by_text[key]
-            if not _same_answer(earlier, question):
+            a, b = earlier.final_answer, question.final_answer
+            if not (a is b or (a is not None and b is not None and answers_equal(a, b))):
                 raise UserError(
                     f"{row.place}: the same question as in line {first.number} with another "
                     "answer: keep the right one"
@@ -387,20 +392,6 @@ def _checked_reference(row: Row, answer: str) -> str:
             "expected '#### 19' as its last line, or a bare number or short text"
         )
     return final
-
-
-def _check_splits(splits: tuple[float, float, float]) -> None:
-    if min(splits) < 0 or not math.isclose(sum(splits), 1.0, abs_tol=1e-9):
-        raise UserError(
-            f"splits: {splits} must be three shares, none below 0, that sum to 1: "
-            "for instance 0.5, 0.2, 0.3"
-        )
-
-
-def _same_answer(a: Question, b: Question) -> bool:
-    if a.final_answer is None or b.final_answer is None:
-        return a.final_answer is b.final_answer
-    return answers_equal(a.final_answer, b.final_answer)
 
 
 def _same_text(text: str) -> str:

@@ -7,7 +7,7 @@ split the text at the seam into other tokens than the model would meet.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ import numpy as np
 
 from helpers.errors import UserError
 from helpers.generation.sampling import row_blocks
-from helpers.models.loading import LanguageModel, free_memory, is_out_of_memory
+from helpers.models.loading import LanguageModel, free_memory, unless_out_of_memory
 
 
 @dataclass
@@ -26,10 +26,8 @@ class PromptCounts:
 
     prompts: int = 0
     forwards: int = 0
-    tokens_computed: int = 0
-    """Tokens that went through the model, padding included."""
-    tokens_naive: int = 0
-    """Tokens of all prompts: what one forward a prompt would compute."""
+    tokens_computed: int = 0  # tokens that went through the model, padding included
+    tokens_naive: int = 0  # tokens of all prompts: what one forward a prompt would compute
 
 
 def common_length(sequences: Sequence[tuple[int, ...]]) -> int:
@@ -84,7 +82,14 @@ def next_log_probs(
     # One token at least is left to each prompt: its logits are what is asked for.
     shared = min(common_length(prompts), min(map(len, prompts)) - 1)
     prefix = prompts[0][:shared]
-    cache = _unless_too_large(lm, shared, alone=True, forward=partial(_read, lm, prefix))
+
+    def too_large(longest: int) -> UserError:
+        return UserError(
+            f"out of memory on {lm.device} with a single prompt of {longest} tokens; use a "
+            "smaller model or --device cpu"
+        )
+
+    cache = unless_out_of_memory(partial(_read, lm, prefix), too_large(shared))
     counts.prompts += len(prompts)
     counts.forwards += bool(shared)
     counts.tokens_computed += shared
@@ -96,12 +101,8 @@ def next_log_probs(
         longest = len(prompts[order[start]])
         rows = order[start : start + max(1, budget // longest)]
         rests = [prompts[i][shared:] for i in rows]
-        part = _unless_too_large(
-            lm,
-            longest,
-            alone=len(rows) == 1,
-            forward=partial(_read_rests, lm, cache, shared, rests, tokens),
-        )
+        read = partial(_read_rests, lm, cache, shared, rests, tokens)
+        part = unless_out_of_memory(read, too_large(longest) if len(rows) == 1 else None)
         if part is None:
             free_memory(lm.device)
             budget = len(rows) // 2 * longest
@@ -113,23 +114,6 @@ def next_log_probs(
     if not np.isfinite(found).all():
         raise UserError(f"the model {lm.identity.name!r} produced NaN logits; try --dtype float32")
     return found
-
-
-def _unless_too_large(
-    lm: LanguageModel, longest: int, *, alone: bool, forward: Callable[[], Any]
-) -> Any:
-    """What `forward` returns, or None when the memory does not hold it; an error when alone."""
-    try:
-        return forward()
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        if alone:
-            raise UserError(
-                f"out of memory on {lm.device} with a single prompt of {longest} tokens; use a "
-                "smaller model or --device cpu"
-            ) from error
-        return None
 
 
 def _read(lm: LanguageModel, prefix: tuple[int, ...]) -> Any:

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-GREEDY = -1
-"""The `sample_id` of the most likely answer."""
+GREEDY = -1  # the `sample_id` of the most likely answer
 
 
 @dataclass(frozen=True)

@@ -16,21 +16,14 @@ from typing import Any
 from helpers.config import RunConfig
 from helpers.data.questions import Question, load_questions
 from helpers.errors import UserError
-from helpers.generation.records import (
-    GREEDY,
-    TOO_LONG,
-    Backend,
-    Decoding,
-    Prompt,
-    Request,
-    Sample,
-)
+from helpers.generation.records import GREEDY, TOO_LONG, Backend, Decoding, Prompt, Request, Sample
 from helpers.models.loading import LanguageModel, ModelIdentity, identify, load_tokenizer
 from helpers.models.tokens import ModelTokens
 from helpers.progress import Progress
 from helpers.store.cache import Store, content_key
 
 SAMPLING_VERSION = 2
+STORED_FIELDS = [f.name for f in fields(Sample) if f.name not in ("question_id", "sample_id")]
 
 
 @dataclass(frozen=True)
@@ -38,14 +31,10 @@ class Sampled:
     """The answers to each prompt that fits into the model's context, in the prompts' order."""
 
     prompts: tuple[Prompt, ...]
-    samples: tuple[tuple[Sample, ...], ...]
-    """`[n][sample_ids]`"""
-    too_long: tuple[str, ...]
-    """Ids of prompts left out because they fill the context."""
-    generated: int
-    """Answers generated now; the others were stored."""
-    backend: dict[str, Any]
-    """What generated them, or would have, for the manifest."""
+    samples: tuple[tuple[Sample, ...], ...]  # `[n][sample_ids]`
+    too_long: tuple[str, ...]  # ids of prompts left out because they fill the context
+    generated: int  # answers generated now; the others were stored
+    backend: dict[str, Any]  # what generated them, or would have, for the manifest
 
 
 @dataclass(frozen=True)
@@ -86,15 +75,19 @@ def choose_questions(config: RunConfig) -> list[Question]:
 
 
 def prompt_texts(config: RunConfig, questions: Sequence[str]) -> list[str]:
-    """The prompt of each question, as text."""
+    """The prompt of each question, without a begin token that the tokenizer adds itself."""
     usual = RunConfig.model_fields["prompt_template"].default
     # A chat template brings its own words around the question.
     template = "{question}" if config.chat and config.prompt_template == usual else None
     template = template or config.prompt_template
     prompts = [template.replace("{question}", question) for question in questions]
-    if not config.chat:
-        return prompts
+    if not config.chat and not template.startswith(("<", "[")):
+        return prompts  # no begin token is a word: so no tokenizer is loaded for most templates
     tokenizer = load_tokenizer(identify(config.model))
+    if not config.chat:
+        begin, added = tokenizer.bos_token or "", tokenizer("")["input_ids"][:1]
+        twice = bool(begin) and added == [tokenizer.bos_token_id]
+        return [prompt.removeprefix(begin) if twice else prompt for prompt in prompts]
     if not tokenizer.chat_template:
         raise UserError(f"the tokenizer of {config.model!r} has no chat template; use --no-chat")
     return [
@@ -229,7 +222,9 @@ def _generate_missing(
     with progress("Sampling answers", total, "answers") as stage:
         for batch in backend.generate(requests, decoding):
             fresh = {(sample.question_id, sample.sample_id): sample for sample in batch}
-            store.put_many({keys[at]: _stored_fields(sample) for at, sample in fresh.items()})
+            store.put_many(
+                {keys[at]: {n: getattr(s, n) for n in STORED_FIELDS} for at, s in fresh.items()}
+            )
             found |= fresh
             tokens = sum(len(sample.token_ids) for sample in batch)
             stage.advance(len(batch), tokens, {"generated": len(found) - before})
@@ -261,11 +256,6 @@ def sample_key(config: RunConfig, identity: ModelIdentity, prompt: Prompt, sampl
     )
 
 
-def _stored_fields(sample: Sample) -> dict[str, Any]:
-    names = [f.name for f in fields(Sample) if f.name not in ("question_id", "sample_id")]
-    return {name: getattr(sample, name) for name in names}
-
-
 def read_sample(question_id: str, sample_id: int, stored: dict[str, Any]) -> Sample:
     """A stored sample."""
     values: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
@@ -283,8 +273,12 @@ def _check_one_model(config: RunConfig, samples: Iterable[Sample]) -> None:
 
 
 def sample_counts(answers: SampledAnswers) -> dict[str, int]:
-    """How many questions, answers and tokens there are, of how many; how many were cut off."""
+    """How many questions, answers and tokens there are, of how many; how many were cut off.
+
+    Of the answers as their backend gave them: `entropies_forced` are still to be read.
+    """
     rows = [s for row in answers.samples for s in row]
+    every = (*rows, *answers.greedy)
     return {
         "questions_asked": len(answers.questions) + len(answers.too_long),
         "questions": len(answers.questions),
@@ -292,7 +286,9 @@ def sample_counts(answers: SampledAnswers) -> dict[str, int]:
         "samples": len(rows),
         "samples_cut_off": sum(s.finish_reason == "length" for s in rows),
         "greedy_cut_off": sum(s.finish_reason == "length" for s in answers.greedy),
-        "tokens": sum(len(s.token_ids) for s in (*rows, *answers.greedy)),
+        "samples_retokenised": sum(s.retokenised for s in every),
+        "entropies_forced": sum(s.entropy_kind != "full" for s in every),
+        "tokens": sum(len(s.token_ids) for s in every),
     }
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,9 @@ from helpers.generation.records import GREEDY, Backend, Decoding, Request, Sampl
 from helpers.models.loading import (
     LanguageModel,
     free_memory,
-    is_out_of_memory,
     load_language_model,
     pick_device,
+    unless_out_of_memory,
 )
 from helpers.models.tokens import model_tokens
 
@@ -215,10 +216,15 @@ def generate(
     waiting = plan_batches(requests, batch_size)[::-1]
     while waiting:
         batch = waiting.pop()
-        samples = _try_batch(lm, batch, decoding)
+        rows = sum(len(r.sample_ids) for r in batch)
+        alone = UserError(
+            f"out of memory on {lm.device} with a single sequence; lower --max-new-tokens, or use "
+            "a smaller model or --device cpu"
+        )
+        make = partial(_generate_batch, lm, batch, decoding)
+        samples = unless_out_of_memory(make, alone if rows == 1 else None)
         if samples is None:
             free_memory(lm.device)
-            rows = sum(len(r.sample_ids) for r in batch)
             # The batches that wait are no smaller: what fits is found out once, not once a batch.
             left = [request for each in (batch, *waiting[::-1]) for request in each]
             waiting = plan_batches(left, (rows + 1) // 2)[::-1]
@@ -226,24 +232,6 @@ def generate(
         if progress:
             progress(len({s.question_id for s in samples}), sum(len(s.token_ids) for s in samples))
         yield samples
-
-
-def _try_batch(lm: LanguageModel, batch: list[Request], decoding: Decoding) -> list[Sample] | None:
-    """The batch's samples, or None when the memory does not hold them.
-
-    A function of its own: until the error is gone, its frames hold the memory that ran out.
-    """
-    try:
-        return _generate_batch(lm, batch, decoding)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        if sum(len(r.sample_ids) for r in batch) == 1:
-            raise UserError(
-                f"out of memory on {lm.device} with a single sequence; lower "
-                "--max-new-tokens, or use a smaller model or --device cpu"
-            ) from error
-        return None
 
 
 def plan_batches(requests: Sequence[Request], batch_size: int) -> list[list[Request]]:
@@ -297,13 +285,9 @@ def _generate_batch(lm: LanguageModel, batch: list[Request], decoding: Decoding)
         live = np.arange(len(rows.owners))
         for step in range(max(rows.limits)):
             choice = choose_tokens(
-                logits,
-                rows.draws[live, step],
-                rows.greedy[live],
-                temperature=decoding.temperature,
-                top_p=decoding.top_p,
-                tolerance=tie_tolerance(lm.model.dtype),
-            )
+                logits, rows.draws[live, step], rows.greedy[live], temperature=decoding.temperature,
+                top_p=decoding.top_p, tolerance=tie_tolerance(lm.model.dtype),
+            )  # fmt: skip
             _settle_ties(lm, rows, live, step, choice, decoding)
             _append(lm, rows, live, step, choice, decoding)
             going = np.array([not rows.finish[r] for r in live])
@@ -317,12 +301,9 @@ def _generate_batch(lm: LanguageModel, batch: list[Request], decoding: Decoding)
             fed = torch.tensor([[rows.tokens[r][-1]] for r in live], device=lm.device)
             mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
             out = lm.model(
-                input_ids=fed,
-                attention_mask=mask,
-                position_ids=lengths[:, None],
-                past_key_values=cache,
-                use_cache=True,
-            )
+                input_ids=fed, attention_mask=mask, position_ids=lengths[:, None],
+                past_key_values=cache, use_cache=True,
+            )  # fmt: skip
             # A finished row stays where it is: its next position may be beyond the context.
             lengths = lengths + torch.from_numpy(going).to(lm.device)
             logits = out.logits[:, -1]
@@ -343,11 +324,7 @@ def _read_prompts(lm: LanguageModel, batch: list[Request]) -> Any:
     # Left padding: models with learned positions need them counted from the first real token.
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     out = lm.model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        use_cache=True,
-        logits_to_keep=1,
+        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
     )
     owner = torch.tensor([i for i, r in enumerate(batch) for _ in r.sample_ids], device=lm.device)
     cache = out.past_key_values
@@ -374,13 +351,9 @@ def _settle_ties(
         ids = torch.tensor([[*request.prompt_ids, *rows.tokens[row]]], device=lm.device)
         logits = lm.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
         alone = choose_tokens(
-            logits,
-            rows.draws[[row], step],
-            rows.greedy[[row]],
-            temperature=decoding.temperature,
-            top_p=decoding.top_p,
-            tolerance=0.0,
-        )
+            logits, rows.draws[[row], step], rows.greedy[[row]], temperature=decoding.temperature,
+            top_p=decoding.top_p, tolerance=0.0,
+        )  # fmt: skip
         choice.tokens[at] = alone.tokens[0]
         choice.logprobs[at] = alone.logprobs[0]
 
@@ -440,8 +413,15 @@ def _sample(lm: LanguageModel, rows: _Rows, row: int) -> Sample:
 
 def open_hf(config: RunConfig) -> Backend:
     """`helpers.generation.sampling.generate` as a backend."""
-    device = pick_device(config.device)
-    dtype = _number_type(config, device)
+    device, dtype = pick_device(config.device), str(config.dtype)
+    if dtype == "auto":  # `helpers.models.loading` decides the same
+        dtype = model_tokens(config.model).dtype if device.startswith("cuda") else "float32"
+    promise = ""  # choices that rounding could change are settled by a forward of their row alone
+    if dtype not in ("float32", "float64"):
+        promise = (
+            f"in {dtype}, batches of another size may, rarely, choose another token where two are "
+            "about as likely"
+        )
 
     def run(requests: Sequence[Request], decoding: Decoding) -> Iterator[list[Sample]]:
         lm = load_language_model(config.model, device=config.device, dtype=config.dtype)
@@ -455,20 +435,4 @@ def open_hf(config: RunConfig) -> Backend:
         versions = {name: version(name) for name in ("torch", "transformers")}
         return {"backend": "hf", "versions": versions, "device": device, "dtype": dtype}
 
-    return Backend(name="hf", generate=run, promise=_promise(dtype), describe=describe)
-
-
-def _number_type(config: RunConfig, device: str) -> str:
-    """What the model is loaded in: `helpers.models.loading` decides the same."""
-    if config.dtype != "auto":
-        return config.dtype
-    return model_tokens(config.model).dtype if device.startswith("cuda") else "float32"
-
-
-def _promise(dtype: str) -> str:
-    if dtype in ("float32", "float64"):
-        return ""  # choices that rounding could change are settled by a forward of their row alone
-    return (
-        f"in {dtype}, batches of another size may, rarely, choose another token where two are "
-        "about as likely"
-    )
+    return Backend(name="hf", generate=run, promise=promise, describe=describe)

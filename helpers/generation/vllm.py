@@ -6,7 +6,6 @@ is its `TokensPrompt`); its tests run against a stand-in of these few names.
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -47,8 +46,7 @@ if TYPE_CHECKING:
 # and may be more than the true one.
 
 
-ROUNDING = 1e-6
-"""A smaller rest is what rounding leaves of log-probabilities in float32."""
+ROUNDING = 1e-6  # a smaller rest is what rounding leaves of log-probabilities in float32
 
 
 def entropy_lower_bounds(logprobs: np.ndarray, caps: np.ndarray) -> np.ndarray:
@@ -102,10 +100,8 @@ def _cap(ordered: list[float], sampled: float, k: int, distinct: bool) -> float:
     return ordered[-2] if len(ordered) > 1 else 0.0
 
 
-TOP_K = 20
-"""Tokens whose log-probability is kept at each step: as many as vLLM gives by default."""
-ROUNDS = 4
-"""How often the places of the engine are filled before what is finished is handed on."""
+TOP_K = 20  # tokens whose log-probability is kept at each step: as many as vLLM gives by default
+ROUNDS = 4  # how often the places of the engine are filled before what is finished is handed on
 INSTALL = "uv sync --no-default-groups --extra vllm"
 
 
@@ -127,8 +123,11 @@ def open_vllm(config: RunConfig) -> Backend:
             for start in range(0, len(jobs), size):
                 yield _generate(engine, model, jobs[start : start + size], decoding)
         finally:
-            _stop(engine)
-            del engine
+            # Its processes end: hidden states are read on the same GPU afterwards.
+            core: Any = getattr(getattr(engine, "llm_engine", None), "engine_core", None)
+            if hasattr(core, "shutdown"):
+                core.shutdown()
+            del core, engine
             free_memory("cuda")
 
     def describe() -> dict[str, Any]:
@@ -141,13 +140,10 @@ def open_vllm(config: RunConfig) -> Backend:
             "enforce_eager": config.enforce_eager,
         }
 
-    return Backend(name="vllm", generate=run, promise=_promise(), describe=describe)
-
-
-def _promise() -> str:
+    promise = "vLLM's samples may depend on what else is in its batch"
     if os.environ.get("VLLM_BATCH_INVARIANT") == "1":
-        return "vLLM ran in its batch-invariant mode, which its makers call unfinished"
-    return "vLLM's samples may depend on what else is in its batch"
+        promise = "vLLM ran in its batch-invariant mode, which its makers call unfinished"
+    return Backend(name="vllm", generate=run, promise=promise, describe=describe)
 
 
 def _start(
@@ -245,23 +241,11 @@ def _read(
     listed = [[entry.logprob for entry in step.values()] for step in output.logprobs]
     sampled = [step[i].logprob for step, i in zip(output.logprobs, ids, strict=True)]
     return Sample(
-        question_id=request.question_id,
-        sample_id=sample_id,
-        text=cut(text_of(model, ids), stop).strip(),
-        token_ids=ids,
-        token_logprobs=rounded(sampled),
+        question_id=request.question_id, sample_id=sample_id,
+        text=cut(text_of(model, ids), stop).strip(), token_ids=ids, token_logprobs=rounded(sampled),
         token_entropies=rounded(bounds_of_listed(listed, sampled, TOP_K, distinct=True)),
-        entropy_kind="top-k",
-        finish_reason=output.finish_reason,
-    )
-
-
-def _stop(engine: Any) -> None:
-    """End vLLM's processes: hidden states are read on the same GPU afterwards."""
-    core: Any = getattr(getattr(engine, "llm_engine", None), "engine_core", None)
-    if hasattr(core, "shutdown"):
-        core.shutdown()
-    gc.collect()
+        entropy_kind="top-k", finish_reason=output.finish_reason,
+    )  # fmt: skip
 
 
 def _version(name: str) -> str:

@@ -1,23 +1,31 @@
 """Hidden states at named positions, all layers, from one teacher-forced pass over exact token ids.
 
-Entry 0 of a capture is the input of the first decoder block, entry i + 1 the output of block i
-(before the final norm). The positions are defined in `helpers.hidden_states.positions`; where one
-does not exist, an earlier token stands in, and the row is listed in `Capture.stand_ins`.
+    tbg                 the last prompt token, before anything is generated
+    answer_last         the last generated token that does not end the sequence
+    answer_second_last  the one before it
+    answer_mean         mean over all generated tokens that do not end the sequence
+    think_end           the token that closes the thinking, the last one where there are several
+
+Where an answer is too short to have a position, the nearest earlier token stands in, and the row is
+listed in `Capture.stand_ins`. A sequence may name spans of its own (`TokenSequence.spans`), such as
+a word's last token or a sentence. Entry 0 of a capture is the input of the first decoder block,
+entry i + 1 the output of block i (before the final norm).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from helpers.errors import UserError
-from helpers.hidden_states.positions import Place, find_place
 from helpers.models.forwards import (
     TRACING,
     Backend,
+    Span,
     TokenSequence,
     pad_right,
     read_layers,
@@ -25,7 +33,132 @@ from helpers.models.forwards import (
     states_before_head,
     too_large,
 )
-from helpers.models.loading import LanguageModel, is_out_of_memory
+from helpers.models.loading import LanguageModel, unless_out_of_memory
+from helpers.models.tokens import TokenisedText
+
+
+@dataclass(frozen=True)
+class Place:
+    """Tokens [start, end) of prompt and answer together; states of several are averaged."""
+
+    start: int
+    end: int
+    stands_in: bool = False
+    """Whether the position does not exist, and an earlier token is given for it."""
+
+
+Position = Callable[[LanguageModel, TokenSequence], Place]  # finds a place in a sequence
+
+
+def tbg(lm: LanguageModel, sequence: TokenSequence) -> Place:
+    """The last prompt token."""
+    n_prompt = len(sequence.prompt_ids)
+    return Place(n_prompt - 1, n_prompt)
+
+
+def answer_last(lm: LanguageModel, sequence: TokenSequence) -> Place:
+    """The last answer token that does not end the sequence; else the last prompt token."""
+    end = _answer_end(lm, sequence)
+    return Place(end - 1, end, stands_in=end == len(sequence.prompt_ids))
+
+
+def answer_second_last(lm: LanguageModel, sequence: TokenSequence) -> Place:
+    """The token before `answer_last`; the last prompt token where the answer is shorter."""
+    n_prompt, end = len(sequence.prompt_ids), _answer_end(lm, sequence)
+    at = max(n_prompt - 1, end - 2)
+    return Place(at, at + 1, stands_in=end < n_prompt + 2)
+
+
+def answer_mean(lm: LanguageModel, sequence: TokenSequence) -> Place:
+    """All answer tokens that do not end the sequence; else the last prompt token."""
+    n_prompt, end = len(sequence.prompt_ids), _answer_end(lm, sequence)
+    return Place(min(n_prompt, end - 1), end, stands_in=end == n_prompt)
+
+
+def think_end(lm: LanguageModel, sequence: TokenSequence) -> Place:
+    """The last generated `</think>`; `answer_last` where the thinking never closes.
+
+    Raises `UserError` where the tokenizer has no such token.
+    """
+    token = think_end_id(lm.tokenizer)
+    if token is None:
+        raise UserError(
+            f"position think_end: the tokenizer of {lm.identity.name!r} has no </think> "
+            "token; use --positions tbg answer_last"
+        )
+    end = _answer_end(lm, sequence)
+    answer = sequence.answer_ids[: end - len(sequence.prompt_ids)]
+    if token not in answer:
+        return Place(end - 1, end, stands_in=True)
+    end -= answer[::-1].index(token)
+    return Place(end - 1, end)
+
+
+POSITIONS: Mapping[str, Position] = {
+    "tbg": tbg, "answer_last": answer_last, "answer_second_last": answer_second_last,
+    "answer_mean": answer_mean, "think_end": think_end,
+}  # fmt: skip
+
+
+def find_place(lm: LanguageModel, sequence: TokenSequence, position: str) -> Place:
+    """Where a position of a sequence is: its own span of that name, or what the function finds.
+
+    Raises ValueError for a name that neither knows and for a span outside of the sequence, and
+    `UserError` when `think_end` is asked of a tokenizer without thinking tags.
+    """
+    if position not in sequence.spans:
+        if position not in POSITIONS:
+            raise ValueError(f"unknown position {position!r}")
+        return POSITIONS[position](lm, sequence)
+    start, end = sequence.spans[position]
+    if not 0 <= start < end <= len(sequence):
+        raise ValueError(
+            f"position {position!r}: tokens [{start}, {end}) of a sequence of {len(sequence)}"
+        )
+    return Place(start, end)
+
+
+def think_end_id(tokenizer: Any) -> int | None:
+    """The id of `</think>`, or None when the tokenizer has no such token."""
+    token = tokenizer.convert_tokens_to_ids("</think>")
+    return None if token is None or token == tokenizer.unk_token_id else int(token)
+
+
+def _answer_end(lm: LanguageModel, sequence: TokenSequence) -> int:
+    """The end of prompt and answer without the tokens that end the sequence."""
+    end = len(sequence)
+    while end > len(sequence.prompt_ids) and (
+        sequence.answer_ids[end - len(sequence.prompt_ids) - 1] in lm.end_ids
+    ):
+        end -= 1
+    return end
+
+
+# --- spans of a text -----------------------------------------------------------------------------
+
+
+def text_span(text: TokenisedText, start: int, end: int) -> Span:
+    """The tokens that cover any of the characters [start, end) of a text, such as a sentence's.
+
+    Raises ValueError where no token does.
+    """
+    covering = [i for i, (a, b) in enumerate(text.offsets) if max(a, start) < min(b, end)]
+    if not covering:
+        raise ValueError(f"no token covers characters [{start}, {end}) of {text.text[:40]!r} …")
+    return covering[0], covering[-1] + 1
+
+
+def last_subtoken(text: TokenisedText, start: int, end: int) -> Span:
+    """The one token that ends a word, the characters [start, end) of a text.
+
+    A character of several bytes may be several tokens: it is the last of them. Raises ValueError
+    where no token covers the word.
+    """
+    after = text_span(text, start, end)[1]
+    return after - 1, after
+
+
+# --- states --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -64,13 +197,19 @@ def capture(
     finite, when the memory does not hold one sequence alone, or when `think_end` is asked of a
     tokenizer without thinking tags.
     """
+    import torch
+
     depth = lm.n_layers if deepest_layer is None else deepest_layer
     kept = range(depth + 1) if layers is None else sorted(set(layers))
     places = [tuple(find_place(lm, s, position) for position in positions) for s in sequences]
     each = Distinct(list(range(len(sequences))), np.arange(len(sequences)))
     read = list(sequences)
     if not whole:  # what follows a position changes nothing at it
-        read = [_up_to(s, max(p.end for p in at)) for s, at in zip(sequences, places, strict=True)]
+        ends = [max(place.end for place in at) for at in places]
+        read = [
+            TokenSequence(s.prompt_ids[:end], s.answer_ids[: max(0, end - len(s.prompt_ids))])
+            for s, end in zip(sequences, ends, strict=True)
+        ]
         each = distinct(list(zip(read, places, strict=True)))
         read = [read[i] for i in each.first]
     states = np.empty((len(positions), len(read), len(kept), lm.width), dtype=np.float32)
@@ -84,12 +223,14 @@ def capture(
     if progress and len(read) < len(sequences):
         progress(len(sequences) - len(read), 0)
     _check_finite(lm, states)
+    table = lm.model.get_input_embeddings().weight
+    first = torch.tensor([s.prompt_ids[-1] for s in sequences], device=table.device)
     named = list(enumerate(positions))
     ids = [(*s.prompt_ids, *s.answer_ids) for s in sequences]
     last = [[i[place.end - 1] for place in at] for i, at in zip(ids, places, strict=True)]
     return Capture(
         hidden={name: states[i] if whole else states[i][each.of] for i, name in named},
-        token_embedding=_token_embeddings(lm, [s.prompt_ids[-1] for s in sequences]),
+        token_embedding=table.detach()[first].float().cpu().numpy(),
         stand_ins={n: np.array([at[i].stands_in for at in places], bool) for i, n in named},
         token_ids={n: np.array([row[i] for row in last], np.int64) for i, n in named},
     )
@@ -99,10 +240,8 @@ def capture(
 class Distinct:
     """Which of some things are different."""
 
-    first: list[int]
-    """Where each different one stands first, in ascending order."""
-    of: np.ndarray
-    """`[n]`: which entry of `first` each is equal to."""
+    first: list[int]  # where each different one stands first, in ascending order
+    of: np.ndarray  # `[n]`: which entry of `first` each is equal to
 
 
 def distinct(things: Sequence[Hashable]) -> Distinct:
@@ -112,12 +251,6 @@ def distinct(things: Sequence[Hashable]) -> Distinct:
         first.setdefault(thing, i)
     numbers = {thing: number for number, thing in enumerate(first)}
     return Distinct(list(first.values()), np.array([numbers[thing] for thing in things]))
-
-
-def _up_to(sequence: TokenSequence, end: int) -> TokenSequence:
-    """The first tokens of a sequence, without spans of its own."""
-    n_answer = max(0, end - len(sequence.prompt_ids))
-    return TokenSequence(sequence.prompt_ids[:end], sequence.answer_ids[:n_answer])
 
 
 def _check_finite(lm: LanguageModel, states: np.ndarray) -> None:
@@ -154,12 +287,9 @@ def capture_tokens(
     `UserError` when a state is not finite or the memory does not hold the sequence.
     """
     kept = sorted(set(layers))
-    try:
-        found = read_layers(lm, pad_right(lm, [sequence]), kept, lambda states: states[0].float())
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise too_large(lm, sequence) from error
+    ids = pad_right(lm, [sequence])
+    read = partial(read_layers, lm, ids, kept, lambda states: states[0].float())
+    found: Any = unless_out_of_memory(read, too_large(lm, sequence))
     states = found.cpu().numpy()
     _check_finite(lm, states)
     return dict(zip(kept, states, strict=True))
@@ -175,14 +305,6 @@ def _span_means(states: Any, spans: Any) -> Any:
         start, end = spans[i, j].tolist()
         at[i, j] = states[i, start:end].float().mean(0)
     return at
-
-
-def _token_embeddings(lm: LanguageModel, tokens: list[int]) -> np.ndarray:
-    import torch
-
-    table = lm.model.get_input_embeddings().weight
-    with torch.no_grad():
-        return table[torch.tensor(tokens, device=table.device)].float().cpu().numpy()
 
 
 # --- entropies of given tokens -------------------------------------------------------------------
@@ -202,10 +324,8 @@ vocabulary (0.3 GB for 152,000 words), and a GPU reads the layer's weights once 
 class ForcedTokens:
     """What a model thinks of each generated token of a sequence, `[tokens]`, float32."""
 
-    entropies: np.ndarray
-    """Of the untempered distribution over the full vocabulary, in nats."""
-    logprobs: np.ndarray
-    """Log-probability of the token under it, in nats."""
+    entropies: np.ndarray  # of the untempered distribution over the full vocabulary, in nats
+    logprobs: np.ndarray  # log-probability of the token under it, in nats
 
 
 def token_entropies(

@@ -1,37 +1,31 @@
 """Hidden states of any rows: read once, stored in pieces, joined in files that are mapped.
 
 Twenty thousand questions at four positions of a model of 28 layers are 9 GB, more than a laptop's
-memory. No more than one company of pieces is held at a time, and the run folder's files are joined
-from the pieces and then mapped, so that a layer is read from disk when a probe asks for it.
+memory. No more than one company of pieces is held at a time, and a killed run repeats one at most;
+the run folder's files are joined from the pieces and then mapped, so that a layer is read from disk
+when a probe asks for it. Rounding depends on what is computed together, so that a piece is always
+computed in the same company: also after a kill, and where a stored one turns out damaged.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from helpers.config import RunConfig
 from helpers.errors import REPEAT, UserError
 from helpers.hidden_states.capture import ForcedTokens, capture, distinct, token_entropies
-from helpers.hidden_states.pieces import (
-    Advance,
-    Arrays,
-    Pieces,
-    cut_evenly,
-    join_pieces,
-    store_missing,
-    stored_arrays,
-)
 from helpers.models.forwards import TokenSequence
 from helpers.models.loading import LanguageModel, identify, load_language_model
 from helpers.progress import Progress
 from helpers.store.cache import Store, content_key
-from helpers.store.files import DamagedEntry, map_array, read_metadata
+from helpers.store.files import DamagedEntry, map_array, read_metadata, write_blocks
 
 CAPTURE_VERSION = 3
 ENTROPIES_VERSION = 2
@@ -54,8 +48,7 @@ class Company:
     """Whether sequences are read to their end; else as far as needed, and equal ones once."""
 
 
-IN_ORDER = Company(rows=64, by_prompt=False, whole=True)
-"""For one answer to each prompt."""
+IN_ORDER = Company(rows=64, by_prompt=False, whole=True)  # for one answer to each prompt
 BY_PROMPT = Company(rows=256, by_prompt=True, whole=False)
 """For many answers to each prompt, which stand together."""
 
@@ -122,7 +115,11 @@ def read_hidden_states(
         }
 
     store_missing(pieces, store, progress, "Reading hidden states", unit, compute)
-    header = {"rows": json.dumps(list(rows)), "layers": LAYERS, **_model(config)}
+    identity = identify(config.model)
+    header = {
+        "rows": json.dumps(list(rows)), "layers": LAYERS, "model": config.model,
+        "model_hash": identity.model_hash, "tokenizer_hash": identity.tokenizer_hash,
+    }  # fmt: skip
     with progress("Joining hidden states", len(positions), "positions") as stage:
         for position in positions:
             path = _path(folder, position)
@@ -200,8 +197,8 @@ def read_token_entropies(
     `helpers.hidden_states.capture.token_entropies` do.
     """
     parts = _cut(sequences, company)
-    what = {"stage": "entropies", "version": ENTROPIES_VERSION}
-    keys = tuple(_key(config, sequences, part, **what) for part in parts)
+    what = {"stage": "entropies", "version": ENTROPIES_VERSION, **_model_parts(config)}
+    keys = tuple(_key(sequences, part, **what) for part in parts)
     pieces = Pieces(parts, {"entropies": keys}, company.rows)
 
     def compute(
@@ -266,11 +263,11 @@ def _pieces(
     company: Company,
 ) -> Pieces:
     parts = _cut(sequences, company)
-    what = {"stage": "hidden", "version": CAPTURE_VERSION}
+    what = {"stage": "hidden", "version": CAPTURE_VERSION, **_model_parts(config)}
     # How far a sequence is read depends on all positions that are asked.
     what |= {} if company.whole else {"positions": list(positions)}
     keys = {
-        position: tuple(_key(config, sequences, part, **what, position=position) for part in parts)
+        position: tuple(_key(sequences, part, **what, position=position) for part in parts)
         for position in positions
     }
     return Pieces(parts, keys, company.rows)
@@ -288,26 +285,18 @@ def _cut(sequences: Sequence[TokenSequence], company: Company) -> tuple[range, .
     return tuple(found)
 
 
-def _key(config: RunConfig, sequences: Sequence[TokenSequence], part: range, **what: object) -> str:
-    model = _model(config)
+def _key(sequences: Sequence[TokenSequence], part: range, **what: object) -> str:
+    chosen = [sequences[i] for i in part]
     return content_key(
-        **what,
-        model=model["model_hash"],
-        tokenizer=model["tokenizer_hash"],
-        dtype=config.dtype,
-        sequences=[
-            (s.prompt_ids, s.answer_ids, dict(s.spans)) for s in (sequences[i] for i in part)
-        ],
+        **what, sequences=[(s.prompt_ids, s.answer_ids, dict(s.spans)) for s in chosen]
     )
 
 
-def _model(config: RunConfig) -> dict[str, str]:
+def _model_parts(config: RunConfig) -> dict[str, Any]:
+    """What of a key says which model reads."""
     identity = identify(config.model)
-    return {
-        "model": config.model,
-        "model_hash": identity.model_hash,
-        "tokenizer_hash": identity.tokenizer_hash,
-    }
+    hashes = {"model": identity.model_hash, "tokenizer": identity.tokenizer_hash}
+    return {**hashes, "dtype": config.dtype}
 
 
 def _path(folder: Path, position: str) -> Path:
@@ -326,3 +315,106 @@ def _difference(names: Sequence[str], rows: Sequence[str]) -> str:
         return f"it has {len(names)} rows, the table {len(rows)}"
     at = next(i for i, (a, b) in enumerate(zip(names, rows, strict=True)) if a != b)
     return f"row {at} is {names[at]!r}, in the table {rows[at]!r}"
+
+
+# --- pieces --------------------------------------------------------------------------------------
+
+
+Arrays = Mapping[str, np.ndarray]  # what is stored of one piece
+Advance = Callable[[int, int], None]  # told of rows and tokens that are done
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Rows in pieces, and the keys under which what is computed of each piece is stored."""
+
+    rows: tuple[range, ...]  # of each piece, in order and without gaps
+    keys: Mapping[str, tuple[str, ...]]  # by what is computed, such as a position: a key a piece
+    together: int  # as many pieces are computed together as have this many rows
+
+    def companies(self) -> Iterator[list[int]]:
+        """The numbers of the pieces that are computed together."""
+        company: list[int] = []
+        for at, rows in enumerate(self.rows):
+            if company and sum(len(self.rows[i]) for i in company) + len(rows) > self.together:
+                yield company
+                company = []
+            company.append(at)
+        if company:
+            yield company
+
+
+def cut_evenly(n: int, size: int) -> tuple[range, ...]:
+    """The rows 0 … n − 1 in pieces of `size`; the last one may be smaller.
+
+    >>> cut_evenly(5, 2)
+    (range(0, 2), range(2, 4), range(4, 5))
+    """
+    return tuple(range(start, min(n, start + size)) for start in range(0, n, size))
+
+
+Compute = Callable[[Sequence[range], Sequence[str], Advance | None], Mapping[str, Sequence[Arrays]]]
+"""What is to be stored of the pieces with these rows, by name: the arrays of each piece."""
+
+
+def store_missing(
+    pieces: Pieces, store: Store, progress: Progress, title: str, unit: str, compute: Compute
+) -> None:
+    """Compute and store what is not stored of each piece, one company after the other."""
+    lacking = []
+    for company in pieces.companies():
+        missing = {
+            name: [at for at in company if not store.has_arrays(keys[at])]
+            for name, keys in pieces.keys.items()
+        }
+        if any(missing.values()):
+            lacking.append((company, {name: ats for name, ats in missing.items() if ats}))
+    if not lacking:
+        return
+    total = sum(len(pieces.rows[at]) for company, _ in lacking for at in company)
+    with progress(title, total, unit) as stage:
+        for company, missing in lacking:
+            found = compute([pieces.rows[at] for at in company], list(missing), stage.advance)
+            for name, ats in missing.items():
+                for at in ats:
+                    store.put_arrays(pieces.keys[name][at], found[name][company.index(at)])
+
+
+def stored_arrays(
+    pieces: Pieces, name: str, store: Store, compute: Compute
+) -> Iterator[tuple[range, Arrays]]:
+    """The rows and arrays of each piece; one that turns out damaged is computed again."""
+    for company in pieces.companies():
+        for at in company:
+            key = pieces.keys[name][at]
+            arrays: Arrays | None = store.get_arrays(key)
+            if arrays is None:
+                again = compute([pieces.rows[i] for i in company], [name], None)
+                arrays = again[name][company.index(at)]
+                store.put_arrays(key, arrays)
+            yield pieces.rows[at], arrays
+
+
+def join_pieces(
+    path: Path, pieces: Pieces, name: str, header: Mapping[str, str], store: Store, compute: Compute
+) -> None:
+    """Write the arrays of all pieces below each other in a file, unless it holds just them.
+
+    The file's header is `header` and, as `content`, a hash of the keys.
+    """
+    content = content_key(stage="joined", version=1, keys=pieces.keys[name])
+    header = {**header, "content": content}
+    if not _is_joined(path, header):
+        blocks = (arrays for _, arrays in stored_arrays(pieces, name, store, compute))
+        write_blocks(path, blocks, sum(len(rows) for rows in pieces.rows), header)
+
+
+def _is_joined(path: Path, header: Mapping[str, str]) -> bool:
+    """Whether a file holds these very pieces, and all of them."""
+    if not header.items() <= read_metadata(path).items():
+        return False
+    try:
+        map_array(path, "hidden")
+    except DamagedEntry:
+        return False
+    return True

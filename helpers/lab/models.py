@@ -1,17 +1,19 @@
-"""Trains the lab's language model and judge from nothing, tokenizers included.
+"""Trains the lab's language model and judge from nothing, tokenizers included, and checks them.
 
-    uv run sep lab train            # this model and the judge, on two cores
+    uv run sep lab train            # the model and the judge, on two cores
+    uv run sep lab check            # how good they are
 
-It reads `Question: …\\nAnswer:` and answers directly, or, when the prompt goes on with `<think>`,
-after writing out the equations and `</think>`.
+The model reads `Question: …\\nAnswer:` and answers directly, or, when the prompt goes on with
+`<think>`, after writing out the equations and `</think>`.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,8 +21,15 @@ from typing import Any
 
 import numpy as np
 
+from helpers.data.answers import grade
 from helpers.data.lab_problems import Problem, phrase, problems
+from helpers.errors import UserError
+from helpers.evaluation.scores import evaluate_classifier, format_score
+from helpers.generation.records import GREEDY, Decoding, Request
+from helpers.generation.sampling import generate
 from helpers.meanings.clustering import PairQuery
+from helpers.meanings.judges import nli_judge
+from helpers.models.loading import LAB_FOLDER, load_language_model, pick_device, set_threads
 
 # --- tokenizers ----------------------------------------------------------------------------------
 
@@ -75,13 +84,9 @@ def language_model_tokenizer(texts: Iterable[str], vocabulary: int = 1024) -> An
 
     backend = as_text(train_bpe(texts, vocabulary, [END, THINK, END_THINK]), (THINK, END_THINK))
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        eos_token=END,
-        pad_token=END,
-        chat_template=CHAT_TEMPLATE,
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-    )
+        tokenizer_object=backend, eos_token=END, pad_token=END, chat_template=CHAT_TEMPLATE,
+        padding_side="left", clean_up_tokenization_spaces=False,
+    )  # fmt: skip
 
 
 def judge_tokenizer(texts: Iterable[str], vocabulary: int = 768) -> Any:
@@ -97,14 +102,9 @@ def judge_tokenizer(texts: Iterable[str], vocabulary: int = 768) -> Any:
         special_tokens=list(ids.items()),
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token=PAD,
-        cls_token=CLS,
-        sep_token=SEP,
-        padding_side="right",
-        model_max_length=512,
-        clean_up_tokenization_spaces=False,
-    )
+        tokenizer_object=backend, pad_token=PAD, cls_token=CLS, sep_token=SEP, padding_side="right",
+        model_max_length=512, clean_up_tokenization_spaces=False,
+    )  # fmt: skip
 
 
 # --- the language model --------------------------------------------------------------------------
@@ -123,12 +123,6 @@ class TrainingLog:
     losses: tuple[float, ...]
     tokens: int
     seconds: float
-
-    def followed_by(self, other: TrainingLog) -> TrainingLog:
-        """The log of this training and another after it."""
-        return TrainingLog(
-            self.losses + other.losses, self.tokens + other.tokens, self.seconds + other.seconds
-        )
 
 
 def training_text(rng: np.random.Generator, problem: Problem) -> tuple[str, str]:
@@ -149,19 +143,10 @@ def model_config(vocabulary: int, end_id: int) -> Any:
     from transformers import Qwen3Config
 
     return Qwen3Config(
-        vocab_size=vocabulary,
-        hidden_size=160,
-        intermediate_size=448,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=40,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        bos_token_id=end_id,
-        eos_token_id=end_id,
-        pad_token_id=end_id,
-    )
+        vocab_size=vocabulary, hidden_size=160, intermediate_size=448, num_hidden_layers=6,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=40, max_position_embeddings=512,
+        tie_word_embeddings=True, bos_token_id=end_id, eos_token_id=end_id, pad_token_id=end_id,
+    )  # fmt: skip
 
 
 def mixed_problems(seed: int) -> Iterator[Problem]:
@@ -226,92 +211,82 @@ def train_language_model(
     tokenizer = language_model_tokenizer(corpus)
     model = Qwen3ForCausalLM(model_config(len(tokenizer), tokenizer.eos_token_id))
     model.set_attn_implementation("eager")  # its backward pass is twice as fast here as SDPA's
-    options: Any = {"learning_rate": learning_rate, "compile": compile, "report": report}
-    stories = batches(tokenizer, seed, batch_size)
-    log = train_steps(
-        model, stories, steps, save=lambda: _save(model, tokenizer, folder), **options
-    )
-    if loose_steps:
-        log = log.followed_by(train_on_loose_phrases(
-            model, tokenizer, folder, steps=loose_steps, batch_size=batch_size, seed=seed,
-            **options | {"learning_rate": learning_rate / 2},
-        ))  # fmt: skip
+    forward = torch.compile(model, dynamic=True) if compile else model
+
+    def losses(batches: Iterator[tuple[Any, Any]]) -> Iterator[tuple[Any, int]]:
+        for ids, weights in batches:
+            with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
+                logits = forward(input_ids=ids[:, :-1], use_cache=False).logits
+            loss = torch.nn.functional.cross_entropy(
+                logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+            )
+            w = weights[:, 1:].flatten()
+            yield (loss * w).sum() / w.sum(), int((weights > 0).sum())
+
+    def train(given: Iterator[tuple[Any, Any]], steps: int, learning_rate: float) -> TrainingLog:
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+        return train_steps(
+            "language model", losses(given), steps, model, tokenizer, folder,
+            learning_rate=learning_rate, weight_decay=0.05, report=report,
+        )  # fmt: skip
+
+    log = train(batches(tokenizer, seed, batch_size), steps, learning_rate)
+    if loose_steps:  # these open the stories' words to other stories
+        mixed = batches(tokenizer, seed + 1, batch_size, mixed_problems(seed + 1))
+        more = train(mixed, loose_steps, learning_rate / 2)
+        log = TrainingLog(
+            log.losses + more.losses, log.tokens + more.tokens, log.seconds + more.seconds
+        )
     return log
 
 
-def train_on_loose_phrases(
+def train_steps(
+    name: str,
+    batches: Iterator[tuple[Any, int]],
+    steps: int,
     model: Any,
     tokenizer: Any,
     folder: Path,
     *,
-    steps: int,
-    batch_size: int,
-    seed: int,
-    **options: Any,
-) -> TrainingLog:
-    """The second part of the training: it opens the stories' words to other stories."""
-    mixed = batches(tokenizer, seed + 1, batch_size, mixed_problems(seed + 1))
-    return train_steps(model, mixed, steps, save=lambda: _save(model, tokenizer, folder), **options)
-
-
-def train_steps(
-    model: Any,
-    batches: Iterator[tuple[Any, Any]],
-    steps: int,
-    *,
     learning_rate: float,
-    compile: bool,
+    weight_decay: float,
     report: Callable[[str], None],
-    save: Callable[[], None],
 ) -> TrainingLog:
-    """AdamW with warm-up and cosine decay over the batches; `save` is called now and then."""
+    """AdamW with warm-up and cosine decay over batches, each its loss and its number of tokens.
+
+    Now and then, and at the end, model and tokenizer are written to the folder.
+    """
     import torch
 
-    forward = torch.compile(model, dynamic=True) if compile else model
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.05
+        model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay
     )
     warmup = min(200, max(1, steps // 10))
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda s: min((s + 1) / warmup, 0.5 * (1 + math.cos(math.pi * s / steps)) + 0.01),
+        optimizer, lambda s: min((s + 1) / warmup, 0.5 * (1 + math.cos(math.pi * s / steps)) + 0.01)
     )
     started, losses, tokens, running = time.monotonic(), [], 0, 0.0
     log_every = max(1, min(50, steps // 10))
-    for step, (ids, weights) in enumerate(islice(batches, steps)):
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
-            logits = forward(input_ids=ids[:, :-1], use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
-        )
-        w = weights[:, 1:].flatten()
-        loss = (loss * w).sum() / w.sum()
+    for step, (loss, n) in enumerate(islice(batches, steps), 1):
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        tokens += int((weights > 0).sum())
+        tokens += n
         running += loss.item()
-        if (step + 1) % log_every == 0:
+        if step % log_every == 0:
             losses.append(running / log_every)
             running = 0.0
             elapsed = time.monotonic() - started
-            left = elapsed / (step + 1) * (steps - step - 1)
             report(
-                f"language model: step {step + 1}/{steps}, loss {losses[-1]:.3f} nats a token, "
-                f"{tokens / 1e6:.1f} M tokens, {elapsed:.0f} s, {left:.0f} s left"
+                f"{name}: step {step}/{steps}, loss {losses[-1]:.3f} nats, {tokens / 1e6:.1f} M "
+                f"tokens, {elapsed:.0f} s, {elapsed / step * (steps - step):.0f} s left"
             )
-            if (step + 1) % (10 * log_every) == 0:
-                save()
-    save()
+        if step == steps or step % (10 * log_every) == 0:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
     return TrainingLog(tuple(losses), tokens, time.monotonic() - started)
-
-
-def _save(model: Any, tokenizer: Any, folder: Path) -> None:
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def fast_bfloat16() -> bool:
@@ -322,8 +297,6 @@ def fast_bfloat16() -> bool:
 
 
 # --- the judge -----------------------------------------------------------------------------------
-#
-#     uv run sep lab train --only judge
 #
 # Its pairs are answers to lab problems: a paraphrase entails, another number or unit contradicts,
 # and an answer to some other problem is neutral.
@@ -340,12 +313,9 @@ QUESTION_EVERY = 8
 class Stage:
     """A stage of the curriculum. Without it the judge never learns to compare numbers."""
 
-    until: float
-    """The share of all steps at which it ends."""
-    largest: int
-    """The largest number in an answer."""
-    freest: int
-    """How freely an answer is worded: 0 terse, 1 a sentence, 2 free."""
+    until: float  # the share of all steps at which it ends
+    largest: int  # the largest number in an answer
+    freest: int  # how freely an answer is worded: 0 terse, 1 a sentence, 2 free
 
 
 CURRICULUM = (
@@ -365,10 +335,8 @@ class AnswerPair:
     question: str
     premise: str
     hypothesis: str
-    kind: str
-    """One of `KINDS`."""
-    label: int
-    """Index into `LABELS`."""
+    kind: str  # one of `KINDS`
+    label: int  # index into `LABELS`
 
 
 def answer_pair(
@@ -437,75 +405,47 @@ def train_judge(
     rng, stream = np.random.default_rng([seed, 3]), problems(seed + 1, pool="training")
     tokenizer = judge_tokenizer(corpus)
     model = DebertaV2ForSequenceClassification(judge_config(len(tokenizer))).train()
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98)
-    )
-    warmup = min(200, max(1, steps // 10))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda s: min((s + 1) / warmup, 0.5 * (1 + math.cos(math.pi * s / steps)) + 0.01),
-    )
-    started, losses, tokens, running = time.monotonic(), [], 0, 0.0
-    log_every = max(1, min(50, steps // 10))
-    for step in range(steps):
-        stage = next(s for s in CURRICULUM if step < s.until * steps)
-        with_question = stage is FULL and step % QUESTION_EVERY == 0
-        batch = [
-            answer_pair(rng, next(stream), next(stream), stage)
-            for _ in range(batch_size // 4 if with_question else batch_size)
-        ]
-        inputs = _encode(tokenizer, batch, with_question)
-        labels = torch.tensor([pair.label for pair in batch])
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
-            loss = model(**inputs, labels=labels).loss
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        tokens += int(inputs["attention_mask"].sum())
-        running += loss.item()
-        if (step + 1) % log_every == 0:
-            losses.append(running / log_every)
-            running = 0.0
-            elapsed = time.monotonic() - started
-            report(
-                f"judge: step {step + 1}/{steps}, loss {losses[-1]:.3f} nats a pair, "
-                f"{elapsed:.0f} s, {elapsed / (step + 1) * (steps - step - 1):.0f} s left"
+
+    def losses() -> Iterator[tuple[Any, int]]:
+        for step in range(steps):
+            stage = next(s for s in CURRICULUM if step < s.until * steps)
+            with_question = stage is FULL and step % QUESTION_EVERY == 0
+            batch = [
+                answer_pair(rng, next(stream), next(stream), stage)
+                for _ in range(batch_size // 4 if with_question else batch_size)
+            ]
+            before = [f"{pair.question} " if with_question else "" for pair in batch]
+            inputs = tokenizer(
+                [text + pair.premise for text, pair in zip(before, batch, strict=True)],
+                [text + pair.hypothesis for text, pair in zip(before, batch, strict=True)],
+                padding=True,
+                return_tensors="pt",
             )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return TrainingLog(tuple(losses), tokens, time.monotonic() - started)
+            labels = torch.tensor([pair.label for pair in batch])
+            with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
+                loss = model(**inputs, labels=labels).loss
+            yield loss, int(inputs["attention_mask"].sum())
+
+    return train_steps(
+        "judge", losses(), steps, model, tokenizer, folder,
+        learning_rate=learning_rate, weight_decay=0.01, report=report,
+    )  # fmt: skip
 
 
 def judge_config(vocabulary: int) -> Any:
     """The `DebertaV2Config` of the lab's judge."""
     from transformers import DebertaV2Config
 
-    shape: Any = {
-        "position_buckets": 64,
-        "share_att_key": True,
-        "norm_rel_ebd": "layer_norm",
-    }
+    # DeBERTa-v2's own, which its config class takes without naming them.
+    shape: Any = {"position_buckets": 64, "share_att_key": True, "norm_rel_ebd": "layer_norm"}
     return DebertaV2Config(
-        **shape,
-        vocab_size=vocabulary,
-        hidden_size=128,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        intermediate_size=384,
-        max_position_embeddings=512,
-        relative_attention=True,
-        pos_att_type=["c2p", "p2c"],
-        position_biased_input=False,
-        type_vocab_size=2,
-        initializer_range=0.08,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        pad_token_id=0,
-        id2label=dict(enumerate(LABELS)),
+        **shape, vocab_size=vocabulary, hidden_size=128, num_hidden_layers=4, num_attention_heads=4,
+        intermediate_size=384, max_position_embeddings=512, relative_attention=True,
+        pos_att_type=["c2p", "p2c"], position_biased_input=False, type_vocab_size=2,
+        initializer_range=0.08, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        pad_token_id=0, id2label=dict(enumerate(LABELS)),
         label2id={label: i for i, label in enumerate(LABELS)},
-    )
+    )  # fmt: skip
 
 
 def _number(rng: np.random.Generator, problem: Problem, stage: Stage) -> int:
@@ -513,16 +453,6 @@ def _number(rng: np.random.Generator, problem: Problem, stage: Stage) -> int:
     if problem.final <= stage.largest and rng.random() < 0.6:
         return problem.final
     return int(2 * (stage.largest / 2) ** rng.random())
-
-
-def _encode(tokenizer: Any, batch: list[AnswerPair], with_question: bool) -> Any:
-    before = [f"{pair.question} " if with_question else "" for pair in batch]
-    return tokenizer(
-        [text + pair.premise for text, pair in zip(before, batch, strict=True)],
-        [text + pair.hypothesis for text, pair in zip(before, batch, strict=True)],
-        padding=True,
-        return_tensors="pt",
-    )
 
 
 def agreement_with_answers(
@@ -537,3 +467,91 @@ def agreement_with_answers(
         for kind in KINDS
     }
     return {"all": float(np.mean(right)), **shares}
+
+
+# --- the commands --------------------------------------------------------------------------------
+
+
+def train_lab(
+    into: Path | None,
+    *,
+    only: str | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    threads: int = 0,
+) -> None:
+    """Train the language model and the judge (or one of them) and write their folders.
+
+    Raises `UserError` before any training when the folder cannot be written or a number is too
+    small.
+    """
+    for name, value, least in (("steps", steps, 1), ("seed", seed, 0), ("threads", threads, 0)):
+        if value is not None and value < least:
+            raise UserError(f"--{name} is {value}: it must be {least} or more")
+    folder = into or LAB_FOLDER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--into {folder} cannot be made ({error.strerror}): name another folder"
+        ) from error
+    pick_device("cpu")
+    set_threads(threads)
+    given: Any = {} if steps is None else {"steps": steps}
+    loose: Any = {} if steps is None else {"loose_steps": steps * 2 // 5}
+    if only != "judge":
+        fast = bool(shutil.which("g++"))
+        train_language_model(folder / "language_model", seed=seed, compile=fast, **given, **loose)
+    if only != "language-model":
+        train_judge(folder / "judge", seed=seed, **given)
+    print(f"written to {folder}; `sep run` uses the models of the package")
+
+
+CHECK_SEED = 1_000  # not a seed that a run would use by default, so that these are other questions
+
+
+def check_lab(n: int = 1000, threads: int = 0) -> str:
+    """A report on n held-out problems: the answers, the judge, and the length of the questions."""
+    set_threads(threads)
+    lines = [f"Held-out problems, n = {n:,}: most likely answers that are right, by operations"]
+    for title, pool in (("in distribution", "questions"), ("unseen stories", "unseen")):
+        asked = list(islice(problems(CHECK_SEED, pool=pool), n))
+        for thinking in (False, True):
+            right = _right(asked, thinking)
+            steps = np.array([p.steps for p in asked])
+            cells = "  ".join(f"{k}: {100 * right[steps == k].mean():3.0f} %" for k in range(1, 5))
+            mode = "thinking" if thinking else "direct"
+            lines.append(f"  {title:<17}{mode:<10}{cells}   all: {100 * right.mean():.0f} %")
+    judge = nli_judge("lab", batch_size=64)
+    lines.append(f"Judge: pairs on which it agrees with the exact answers, n = {n:,}")
+    for title, pool in (("in distribution", "questions"), ("unseen stories", "unseen")):
+        shares = agreement_with_answers(judge.equivalent, n, CHECK_SEED, pool=pool)
+        cells = "  ".join(f"{kind}: {100 * share:.1f} %" for kind, share in shares.items())
+        lines.append(f"  {title:<17}{cells}")
+    asked = list(islice(problems(CHECK_SEED, pool="questions"), n))
+    lengths = np.array([len(p.question) for p in asked], dtype=float)
+    hard = np.array([float(p.steps >= 3) for p in asked])
+    score = evaluate_classifier(lengths, hard, positive="hard")["auroc"]
+    lines.append(
+        "Question length (characters) telling three or four operations from one or two: AUROC "
+        + format_score(score)
+    )
+    return "\n".join(lines)
+
+
+def _right(asked: Sequence[Problem], thinking: bool) -> np.ndarray:
+    """Whether the most likely answer to each problem is right, `[n]`."""
+    lm = load_language_model("lab")
+    tail = THINK if thinking else ""
+    prompts = [f"Question: {p.question}\nAnswer:{tail}" for p in asked]
+    requests = [
+        Request(p.id, tuple(ids), (GREEDY,))
+        for p, ids in zip(asked, lm.tokenizer(prompts)["input_ids"], strict=True)
+    ]
+    decoding = Decoding(temperature=1.0, top_p=1.0, max_new_tokens=80, seed=0)
+    answers = {
+        s.question_id: grade(s.text, s.finish_reason, "0", thinking_open=thinking).final_answer
+        for batch in generate(lm, requests, decoding, batch_size=256)
+        for s in batch
+    }
+    return np.array([answers[p.id] == str(p.final) for p in asked])

@@ -78,12 +78,15 @@ def cluster_many(
             for context, texts in zip(contexts, waiting, strict=True)
             for text in texts[1:]
         }
-        queries = _ask(judge_equivalent, list(queries))
+        if asked := list(queries):
+            found = judge_equivalent(asked)
+            if len(found) != len(asked):
+                raise ValueError(f"the judge gave {len(found)} verdicts for {len(asked)} pairs")
+            queries = {query: bool(same) for query, same in zip(asked, found, strict=True)}
         for question, texts in enumerate(waiting):
             if not texts:
                 continue
-            founder = texts[0]
-            left = []
+            founder, left = texts[0], []
             # Every unfinished question founds one cluster a wave: the wave is the cluster's id.
             cluster_of[question][founder] = wave
             for text in texts[1:]:
@@ -94,18 +97,6 @@ def cluster_many(
             waiting[question] = left
         wave += 1
     return [[cluster_of[q][text] for text in texts] for q, texts in enumerate(answers)]
-
-
-def _ask(
-    judge_equivalent: Callable[[list[PairQuery]], Sequence[bool]], queries: list[PairQuery]
-) -> dict[PairQuery, bool]:
-    """Put one wave's distinct pairs to the judge and check that each got a verdict."""
-    if not queries:
-        return {}
-    verdicts = judge_equivalent(queries)
-    if len(verdicts) != len(queries):
-        raise ValueError(f"the judge gave {len(verdicts)} verdicts for {len(queries)} pairs")
-    return {query: bool(verdict) for query, verdict in zip(queries, verdicts, strict=True)}
 
 
 # --- other rules ---------------------------------------------------------------------------------

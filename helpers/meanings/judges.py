@@ -1,4 +1,4 @@
-"""Judges: whether two answers to a question mean the same.
+"""Judges: whether two answers to a question mean the same, and the groups that follow.
 
 Three judges: an NLI classifier (two answers mean the same when each entails the other; Farquhar
 et al., Nature 2024), the cosine of sentence embeddings, and equality of the final answers.
@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
-from helpers.data.answers import answer_key, final_answer
+from helpers.config import RunConfig
+from helpers.data.answers import answer_key, answers_equal, final_answer
 from helpers.errors import UserError
-from helpers.meanings.clustering import PairQuery
+from helpers.meanings.clustering import PairQuery, cluster_many
 from helpers.models.loading import (
     ModelIdentity,
     free_memory,
     identify,
-    is_out_of_memory,
     load_classifier,
     pick_device,
+    unless_out_of_memory,
 )
 from helpers.progress import Progress
 from helpers.store.cache import Store, content_key
@@ -41,12 +43,9 @@ Equivalence = Callable[[list[PairQuery]], list[bool]]
 class JudgeCounts:
     """How much work a judge did."""
 
-    pairs: int = 0
-    """Ordered pairs asked for."""
-    stored: int = 0
-    """Of these, answered from the store."""
-    forwards: int = 0
-    """Forward passes of the judge's model."""
+    pairs: int = 0  # ordered pairs asked for
+    stored: int = 0  # of these, answered from the store
+    forwards: int = 0  # forward passes of the judge's model
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,7 @@ class NliJudge:
     """An NLI classifier as a judge; nothing is loaded before the first pair that is not stored."""
 
     identity: ModelIdentity
-    rule: str
-    """"strict" or "no-contradiction"."""
+    rule: str  # "strict" or "no-contradiction"
     with_question: bool
     device: str
     batch_size: int
@@ -67,11 +65,14 @@ class NliJudge:
         forward = [(self.put(q.context, q.a), self.put(q.context, q.b)) for q in queries]
         first = self.probabilities(forward)
         # The second direction can only matter where the first does not already say no.
-        open_ = [i for i, row in enumerate(first) if self._may_hold(row)]
+        yes = [2 if self.rule == "strict" else row[1:].argmax() + 1 for row in first]
+        open_ = [i for i, row in enumerate(first) if row.argmax() == yes[i]]
         second = self.probabilities([forward[i][::-1] for i in open_])
         verdicts = [False] * len(queries)
         for i, row in zip(open_, second, strict=True):
-            verdicts[i] = self._holds(first[i], row)
+            labels = (int(first[i].argmax()), int(row.argmax()))
+            loose = 0 not in labels and labels != (1, 1)
+            verdicts[i] = labels == (2, 2) if self.rule == "strict" else loose
         return verdicts
 
     def probabilities(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
@@ -96,7 +97,12 @@ class NliJudge:
         while missing:
             start = len(missing) - _alike(lengths[-size:])
             batch, rest = missing[start:], missing[:start]
-            fresh = self._try_forward([unique[k] for k in batch])
+            alone = UserError(
+                f"the judge {self.identity.name!r} runs out of memory on {self.device} with a "
+                "single pair; use --judge-device cpu or a smaller --judge-model"
+            )
+            ask = partial(self._forward, [unique[k] for k in batch])
+            fresh = unless_out_of_memory(ask, alone if len(batch) == 1 else None)
             if fresh is None:
                 free_memory(pick_device(self.device))
                 size = len(batch) // 2
@@ -107,20 +113,6 @@ class NliJudge:
             known |= found
             missing, lengths = rest, lengths[:start]
         return np.array([known[k] for k in keys]).reshape(len(keys), 3)
-
-    def _try_forward(self, pairs: list[tuple[str, str]]) -> np.ndarray | None:
-        """Probabilities of one batch, or None when the memory does not hold it."""
-        try:
-            return self._forward(pairs)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(pairs) == 1:
-                raise UserError(
-                    f"the judge {self.identity.name!r} runs out of memory on {self.device} with a "
-                    "single pair; use --judge-device cpu or a smaller --judge-model"
-                ) from error
-            return None
 
     def _token_counts(self, pairs: list[tuple[str, str]]) -> np.ndarray:
         """The length of each pair for the tokenizer, `[n]`; characters would tell it badly."""
@@ -158,15 +150,6 @@ class NliJudge:
         """An answer as it is put to the classifier, with or without the question in front."""
         return f"{question} {answer}" if self.with_question else answer
 
-    def _may_hold(self, first: np.ndarray) -> bool:
-        return bool(first.argmax() == (2 if self.rule == "strict" else first[1:].argmax() + 1))
-
-    def _holds(self, first: np.ndarray, second: np.ndarray) -> bool:
-        labels = (int(first.argmax()), int(second.argmax()))
-        if self.rule == "strict":
-            return labels == (2, 2)
-        return 0 not in labels and labels != (1, 1)
-
 
 def nli_judge(
     name: str,
@@ -182,24 +165,20 @@ def nli_judge(
     Raises `UserError` when the model is no NLI classifier, or lacks a label that the rule needs.
     """
     identity = identify(name, "judge")
-    columns = label_columns(_labels(identity), name)
+    try:
+        config = json.loads((identity.folder / "config.json").read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"judge {name!r}: {identity.folder / 'config.json'} is not JSON ({error})"
+        ) from error
+    named = {label: int(i) for i, label in config.get("id2label", {}).items()}
+    columns = label_columns(config.get("label2id") or named, name)
     if rule == "no-contradiction" and len(columns) == 2:
         raise UserError(
             f"judge {name!r} only tells entailment from its absence, so it cannot see that nothing "
             "contradicts; use --entailment strict, or a --judge-model with three labels"
         )
     return NliJudge(identity, rule, with_question, device, batch_size, store, JudgeCounts())
-
-
-def _labels(identity: ModelIdentity) -> dict[str, int]:
-    """The names of a classifier's outputs, read without loading it."""
-    try:
-        config = json.loads((identity.folder / "config.json").read_text("utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"judge {identity.name!r}: {identity.folder / 'config.json'} is not JSON ({error})"
-        ) from error
-    return config.get("label2id") or {v: int(k) for k, v in config.get("id2label", {}).items()}
 
 
 @lru_cache(maxsize=1)
@@ -349,10 +328,7 @@ PAIRS_AT_ONCE = 2048
 
 
 def judge_all_pairs(
-    judge: NliJudge,
-    texts: Sequence[Sequence[str]],
-    contexts: Sequence[str],
-    progress: Progress,
+    judge: NliJudge, texts: Sequence[Sequence[str]], contexts: Sequence[str], progress: Progress
 ) -> np.ndarray:
     """P(contradiction), P(neutral), P(entailment) of every pair, `[n, K + 1, K + 1, 3]`, float32.
 
@@ -371,12 +347,9 @@ def judge_all_pairs(
         raise ValueError(f"texts: rows of {sorted(sizes)} answers; all need the same number")
     put = [[judge.put(c, t) for t in row] for c, row in zip(contexts, texts, strict=True)]
     key = content_key(
-        stage="judgements",
-        version=JUDGE_VERSION,
-        judge=judge.identity.model_hash,
-        tokenizer=judge.identity.tokenizer_hash,
-        texts=put,
-    )
+        stage="judgements", version=JUDGE_VERSION, judge=judge.identity.model_hash,
+        tokenizer=judge.identity.tokenizer_hash, texts=put,
+    )  # fmt: skip
     stored = judge.store.get_arrays(key) if judge.store else None
     if stored is None:
         stored = {"judgements": _judge(judge, put, progress)}
@@ -407,3 +380,122 @@ def _judge(judge: NliJudge, texts: list[list[str]], progress: Progress) -> np.nd
     judgements[..., 2] = ~different
     judgements[different] = said[place]
     return judgements
+
+
+# --- groups by the judge that a config names -----------------------------------------------------
+
+
+def choose_judge(
+    config: RunConfig, store: Store, validation: Sequence[Sequence[str]] | None
+) -> tuple[Equivalence, dict, JudgeCounts]:
+    """The config's judge: its function, a description that identifies it, and its counters.
+
+    `validation` are the answers to each validation question, by whose final answers the threshold
+    of a cosine judge is chosen where the config names none; None where there is no such split.
+    """
+    if config.judge == "final-answer":
+        return final_answer_equivalence, {"judge": "final answer"}, JudgeCounts()
+    if config.judge == "cosine":
+        judge = cosine_judge(
+            config.embedding_model, config.cosine_threshold or 0.0, device=config.judge_device,
+            batch_size=config.judge_batch_size, store=store,
+        )  # fmt: skip
+        threshold = config.cosine_threshold
+        if threshold is None:
+            threshold = _threshold_on_validation(judge, validation)
+        chosen = type(judge)(**{**judge.__dict__, "threshold": threshold})
+        words = f"cosine of {config.embedding_model} >= {threshold:.3f}"
+        return (
+            chosen.equivalent,
+            {
+                "judge": words,
+                "model": judge.identity.model_hash,
+                "tokenizer": judge.identity.tokenizer_hash,
+                "threshold": threshold,
+            },
+            judge.counts,
+        )
+    nli = nli_judge_of(config, store)
+    question = ", with the question" if config.condition_on_question else ""
+    description = {
+        "judge": f"NLI ({config.judge_model}), {config.entailment}{question}",
+        "model": nli.identity.model_hash,
+        "tokenizer": nli.identity.tokenizer_hash,
+    }
+    return nli.equivalent, description, nli.counts
+
+
+def nli_judge_of(config: RunConfig, store: Store, *, with_question: bool | None = None) -> NliJudge:
+    """The config's NLI judge; `with_question` overrides whether the question stands in front."""
+    if config.judge_model == "lab" and config.questions not in ("lab", "lab:ood"):
+        warnings.warn(
+            "the lab's judge knows answers to lab questions only; for others use --judge "
+            "final-answer, or --judge-model cross-encoder/nli-deberta-v3-small",
+            stacklevel=2,
+        )
+    return nli_judge(
+        config.judge_model,
+        rule=config.entailment,
+        with_question=config.condition_on_question if with_question is None else with_question,
+        device=config.judge_device,
+        batch_size=config.judge_batch_size,
+        store=store,
+    )
+
+
+def _threshold_on_validation(
+    judge: CosineJudge, validation: Sequence[Sequence[str]] | None
+) -> float:
+    """Chosen so that pairs of validation answers agree best with their final answers."""
+    if validation is None:
+        raise UserError(
+            "--judge cosine needs --cosine-threshold here: there is no validation split"
+        )
+    pairs, same = [], []
+    for texts in validation:
+        finals = {text: final_answer(text) for text in texts}
+        known = sorted(text for text, final in finals.items() if final is not None)
+        for i, a in enumerate(known):
+            for b in known[i + 1 :]:
+                pairs.append((a, b))
+                same.append(answers_equal(finals[a] or "", finals[b] or ""))
+    if not pairs:
+        raise UserError(
+            "the cosine threshold cannot be chosen: no two validation answers state a final "
+            "answer; set --cosine-threshold (0.9 is a common value)"
+        )
+    return best_cosine_threshold(judge.similarities(pairs), np.array(same))
+
+
+def group_by_meaning(
+    texts: Sequence[Sequence[str]],
+    contexts: Sequence[str],
+    equivalent: Equivalence,
+    description: dict,
+    store: Store,
+    progress: Progress,
+    counts: JudgeCounts | None = None,
+    chunk: int = 100,
+) -> list[tuple[int, ...]]:
+    """The meaning of every answer of every question, `[n][K]`; groupings are stored.
+
+    `counts` are the judge's, for whoever follows the progress.
+    """
+    keys = [
+        content_key(stage="meanings", version=1, judge=description, question=context, texts=row)
+        for context, row in zip(contexts, texts, strict=True)
+    ]
+    known = store.get_many(keys)
+    missing = [i for i, key in enumerate(keys) if key not in known]
+    if missing:
+        with progress("Grouping answers by meaning", len(missing), "questions") as stage:
+            for start in range(0, len(missing), chunk):
+                part = missing[start : start + chunk]
+                found = cluster_many(
+                    [texts[i] for i in part], equivalent, [contexts[i] for i in part]
+                )
+                fresh = {keys[i]: list(ids) for i, ids in zip(part, found, strict=True)}
+                store.put_many(fresh)
+                known |= fresh
+                stage.advance(len(part), work=asdict(counts) if counts else None)
+    return [tuple(known[key]) for key in keys]

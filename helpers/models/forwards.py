@@ -14,15 +14,14 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 from helpers.errors import UserError
-from helpers.models.loading import LanguageModel, decoder_blocks, free_memory, is_out_of_memory
+from helpers.models.loading import LanguageModel, decoder_blocks, free_memory, unless_out_of_memory
 
-Span = tuple[int, int]
-"""Tokens [start, end) of a sequence."""
+Span = tuple[int, int]  # tokens [start, end) of a sequence
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class TokenSequence:
     answer_ids: tuple[int, ...]
     spans: Mapping[str, Span] = field(default_factory=dict, hash=False)
     """Places of its own by name, in prompt and answer together; they win over positions of that
-    name (`helpers.hidden_states.positions`)."""
+    name (`helpers.hidden_states.capture`)."""
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.answer_ids)
@@ -61,12 +60,18 @@ def run_in_batches(
     `progress(sequences, tokens)` follows each batch. Raises `UserError` when the memory does not
     hold one sequence alone.
     """
+
+    def done(rows: list[int]) -> bool:
+        work(rows)
+        return True
+
     order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
     start, budget = 0, batch_tokens
     while start < len(order):
         n = batch_length([len(sequences[i]) for i in order[start:]], budget)
         rows = order[start : start + n]
-        if not _holds(lm, rows, sequences, work):
+        alone = too_large(lm, sequences[rows[0]]) if n == 1 else None
+        if not unless_out_of_memory(partial(done, rows), alone):
             free_memory(lm.device)
             budget = max(1, n // 2) * len(sequences[rows[0]])
             continue
@@ -88,27 +93,6 @@ def batch_length(sizes: Sequence[int], budget: int) -> int:
     """
     most = min(len(sizes), max(1, budget // sizes[0]))
     return next((n for n in range(1, most) if 2 * sizes[n] < sizes[0]), most)
-
-
-def _holds(
-    lm: LanguageModel,
-    rows: list[int],
-    sequences: Sequence[TokenSequence],
-    work: Callable[[list[int]], None],
-) -> bool:
-    """Do the work; False when the memory does not hold it.
-
-    A function of its own: until the error is gone, its frames hold the memory that ran out.
-    """
-    try:
-        work(rows)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        if len(rows) == 1:
-            raise too_large(lm, sequences[rows[0]]) from error
-        return False
-    return True
 
 
 def too_large(lm: LanguageModel, sequence: TokenSequence) -> UserError:

@@ -9,10 +9,11 @@ import hashlib
 import math
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from helpers.errors import UserError
 from helpers.store.files import file_hash
@@ -33,16 +34,12 @@ KNOWN_AS = {
 """Names that people type, and the checkpoint that is meant."""
 
 TOKENIZER_FILES = (
-    "tokenizer",
-    "vocab",
-    "merges",
-    "spm",
-    "sentencepiece",
-    "special_tokens",
-    "chat_template",
+    "tokenizer", "vocab", "merges", "spm", "sentencepiece", "special_tokens", "chat_template",
     "added",
-)
+)  # fmt: skip
 VOCABULARY_FILES = ("tokenizer.", "vocab", "spm", "sentencepiece")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,10 +48,8 @@ class ModelIdentity:
 
     name: str
     folder: Path
-    model_hash: str
-    """16 hexadecimal digits over config and weights."""
-    tokenizer_hash: str
-    """16 hexadecimal digits over the tokenizer's files."""
+    model_hash: str  # 16 hexadecimal digits over config and weights
+    tokenizer_hash: str  # 16 hexadecimal digits over the tokenizer's files
 
 
 @dataclass(frozen=True)
@@ -67,18 +62,16 @@ class LanguageModel:
     device: str
     n_layers: int
     width: int
-    context: int
-    """Longest prompt and answer together, in tokens."""
-    end_ids: frozenset[int]
-    """Tokens that end an answer."""
+    context: int  # longest prompt and answer together, in tokens
+    end_ids: frozenset[int]  # tokens that end an answer
     pad_id: int
 
 
-@lru_cache(maxsize=16)
 def identify(name: str, kind: str = "language model") -> ModelIdentity:
     """Resolve a model's name to a folder (fetching it from the hub if need be) and hash it.
 
-    Raises `UserError` when the folder is no model or the hub cannot be reached.
+    A file is read again only when its size or its time has changed. Raises `UserError` when the
+    folder is no model or the hub cannot be reached.
     """
     folder = _find(name, kind)
     if not (folder / "config.json").is_file():
@@ -293,11 +286,16 @@ def _hash(files: list[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
         # In the hub's cache a large file is a link to a blob that is named by its SHA-256.
-        blob = path.resolve()
+        blob, state = path.resolve(), path.stat()
         known = blob.parent.name == "blobs" and len(blob.name) == 64
-        content = blob.name if known else file_hash(blob)
+        content = blob.name if known else _file_hash(blob, state.st_size, state.st_mtime_ns)
         digest.update(f"{path.name} {content}\n".encode())
     return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=256)
+def _file_hash(path: Path, size: int, time: int) -> str:
+    return file_hash(path)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -308,6 +306,22 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate" in text)
     )
+
+
+def unless_out_of_memory(work: Callable[[], T], alone: UserError | None) -> T | None:
+    """What `work` returns, or None where the memory does not hold it; then `alone`, if given, is
+    raised: it is the error of what cannot be made smaller.
+
+    A function of its own: until the error is gone, its frames hold the memory that ran out.
+    """
+    try:
+        return work()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if alone is not None:
+            raise alone from error
+        return None
 
 
 def free_memory(device: str) -> None:

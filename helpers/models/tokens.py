@@ -23,12 +23,9 @@ class ModelTokens:
 
     name: str
     tokenizer: Any
-    context: float
-    """Longest prompt and answer together, in tokens."""
-    end_ids: frozenset[int]
-    """Tokens that end an answer."""
-    dtype: str
-    """The number type that the weights are stored in, such as "bfloat16"."""
+    context: float  # longest prompt and answer together, in tokens
+    end_ids: frozenset[int]  # tokens that end an answer
+    dtype: str  # the number type that the weights are stored in, such as "bfloat16"
 
 
 def model_tokens(name: str) -> ModelTokens:
@@ -219,18 +216,12 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     if not tokens:
         return []
     whole = tokenizer.decode(tokens, skip_special_tokens=False)
-    alone = _each_alone(tokenizer, tokens)
+    texts = {token: tokenizer.decode([token], skip_special_tokens=False) for token in set(tokens)}
+    alone = [texts[token] for token in tokens]
     if "".join(alone) == whole and "\ufffd" not in whole:
         return alone  # as in most byte-level vocabularies, where no token has to do with another
     blocks = [text for block in _blocks(tokenizer, tokens) for text in block]
     return blocks if "".join(blocks) == whole else _by_prefixes(tokenizer, tokens)
-
-
-def _each_alone(tokenizer: Any, tokens: list[int]) -> list[str]:
-    unique = sorted(set(tokens))
-    decode = partial(tokenizer.decode, skip_special_tokens=False)
-    texts = {token: decode([token]) for token in unique}
-    return [texts[token] for token in tokens]
 
 
 def _blocks(tokenizer: Any, tokens: list[int]) -> Iterator[list[str]]:

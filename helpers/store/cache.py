@@ -66,13 +66,9 @@ class Store:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._index = diskcache.Cache(
-                    str(self.folder / "index"),
-                    disk=TextDisk,
-                    eviction_policy="none",
-                    size_limit=2**62,
-                    cull_limit=0,
-                    statistics=0,
-                )
+                    str(self.folder / "index"), disk=TextDisk, eviction_policy="none",
+                    size_limit=2**62, cull_limit=0, statistics=0,
+                )  # fmt: skip
             except (FileExistsError, NotADirectoryError) as error:
                 raise UserError(f"--cache-dir {folder} is a file; name a folder") from error
 

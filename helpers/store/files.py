@@ -53,20 +53,14 @@ def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files that killed processes left in a folder."""
     for path in folder.rglob(".*.tmp"):
         owner = path.name.split(".")[-3]
-        if owner.isdigit() and not _is_running(int(owner)):
+        if not owner.isdigit() or os.name == "nt":  # there signal 0 would interrupt the process
+            continue
+        try:
+            os.kill(int(owner), 0)
+        except ProcessLookupError:
             path.unlink(missing_ok=True)
-
-
-def _is_running(process: int) -> bool:
-    if os.name == "nt":  # there signal 0 would interrupt the process
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it runs, and belongs to someone else
-        return True
-    return True
+        except OSError:  # it runs, and belongs to someone else
+            continue
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -18,6 +18,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,7 @@ from helpers.store.files import file_hash
 # --- the hub's client ----------------------------------------------------------------------------
 
 
-LATER = (408, 429, 500, 502, 503, 504)
-"""HTTP statuses that may be another one in a moment."""
+LATER = (408, 429, 500, 502, 503, 504)  # HTTP statuses that may be another one in a moment
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR)
 
@@ -179,8 +179,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 _TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")
 _WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
 _OTHER_FORMATS = ("onnx/*", "openvino/*", "original/*")
-_ATTEMPTS = 3
-"""How often a file is asked for when no more of it comes."""
+_SHA256 = re.compile("[0-9a-f]{64}")
+_ATTEMPTS = 3  # how often a file is asked for when no more of it comes
 _MODEL_REMEDY = (
     "use `--preset lab`, which needs no network, or name a local folder with config.json, "
     "model.safetensors and tokenizer.json in place of the hub name"
@@ -221,8 +221,9 @@ def is_partly_stored(name: str) -> bool:
     return begun or (_stored_listing(name) is not None and stored_model(name) is None)
 
 
+@lru_cache(maxsize=16)
 def fetch_model(name: str, kind: str) -> Path:
-    """The local folder of a hub model, fetched as far as it is not stored.
+    """The local folder of a hub model, fetched as far as it is not stored; once a process.
 
     Raises `UserError` for everything that can go wrong; what has arrived until then is kept.
     """
@@ -257,8 +258,9 @@ def _download(name: str, what: str) -> Path:
         )
     storage = _storage(name)
     snapshot = storage / "snapshots" / str(info.sha)
-    # Large files are kept under the SHA-256 of their content.
-    large = {path: lfs for path in wanted if (lfs := _stored_by_hash(files[path]))}
+    # Large files are kept under the SHA-256 of their content, small ones by git.
+    listed = {path: files[path].lfs for path in wanted}
+    large = {p: lfs for p, lfs in listed.items() if lfs and _SHA256.fullmatch(lfs.sha256)}
     blobs = {path: storage / "blobs" / lfs.sha256 for path, lfs in large.items()}
     _remove_damaged({snapshot / path: files[path].size for path in wanted})
     _remove_damaged({blobs[path]: lfs.size for path, lfs in large.items()})
@@ -363,11 +365,6 @@ def _stored_listing(name: str) -> tuple[Path, dict[str, int]] | None:
     except (CachedRepoTreeNotFoundError, HFValidationError):
         return None
     return (Path(config).parent, sizes) if isinstance(config, str) else None
-
-
-def _stored_by_hash(file: Any) -> Any | None:
-    """What is listed of a large file (its size, its SHA-256); None for those that git keeps."""
-    return file.lfs if file.lfs and re.fullmatch("[0-9a-f]{64}", file.lfs.sha256) else None
 
 
 def _remove_damaged(sizes: dict[Path, int | None]) -> None:

@@ -71,7 +71,8 @@ def write_parquet(path: Path, columns: Mapping[str, Sequence]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def _known(values: np.ndarray) -> list[float | None]:
+def or_none(values: np.ndarray) -> list[float | None]:
+    """The numbers of a column, None in place of NaN."""
     return [None if np.isnan(v) else float(v) for v in values]
 
 
@@ -86,25 +87,18 @@ BEGUN = ("questions.parquet", "samples.parquet", "hidden", "probes")
 class RunEntry:
     """A stored run as a list shows it; of a damaged one only the reason is known."""
 
-    name: str
-    """The folder's name."""
+    name: str  # the folder's name
     folder: Path
-    written: float
-    """When its manifest was last written, in seconds since 1970 (UTC)."""
+    written: float  # when its manifest was last written, in seconds since 1970 (UTC)
     model: str = ""
-    questions: str = ""
-    """The source of the questions."""
-    n: int = 0
-    """Questions that were asked; those to be asked where it has not come to them."""
+    questions: str = ""  # the source of the questions
+    n: int = 0  # questions that were asked; those to be asked where it has not come to them
     k: int = 0
     temperature: float = 0.0
     stages_done: tuple[str, ...] = ()
-    stages: tuple[str, ...] = ()
-    """All that the run has when it is finished."""
-    study: str = ""
-    """As the manifest names it."""
-    damaged: str = ""
-    """Why it cannot be opened, with the remedy; "" where it can."""
+    stages: tuple[str, ...] = ()  # all that the run has when it is finished
+    study: str = ""  # as the manifest names it
+    damaged: str = ""  # why it cannot be opened, with the remedy; "" where it can
 
     @property
     def finished(self) -> bool:

@@ -173,9 +173,14 @@ def run_stages(
     """
     last = study.stage_names.index(until) if until else len(study.stages) - 1
     with started(config, study.stage_names, progress) as job:
-        recorder = job.recorder
+        recorder, identity = job.recorder, identify(config.model)
         run = study.record(config=config, folder=recorder.folder, manifest=recorder.manifest)
         for stage in study.stages[: last + 1]:
+            if identify(config.model) != identity:
+                raise UserError(
+                    f"the files of the model {config.model!r} were changed during the run; start "
+                    "it again, and its results will be of the new ones"
+                )
             on_stage(stage.name)
             recorder.begin(stage.name)
             done = stage.run(job, run)

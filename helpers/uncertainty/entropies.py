@@ -61,15 +61,9 @@ class Answers:
 
 
 REQUIREMENTS = (
-    "samples",
-    "meanings",
-    "log-probabilities",
-    "token entropies",
-    "judgements",
-    "hidden states",
-    "greedy answer",
-    "a further pass of the model",
-)
+    "samples", "meanings", "log-probabilities", "token entropies", "judgements", "hidden states",
+    "greedy answer", "a further pass of the model",
+)  # fmt: skip
 """What an estimator can require, in the words of who has to provide it."""
 
 
@@ -118,12 +112,12 @@ class Estimator:
     title: str
     formula: str
     units: str
-    direction: str
     needs: tuple[str, ...]  # fields of `Answers`, in the order of the function's arguments
     source: str
     also_called: str  # the name in other packages, and where their number differs
     function: Callable[..., float]
     test: str  # the pytest node id that pins the number
+    direction: str = HIGHER
     note: str = ""  # what to know before reading the number
     min_answers: int = 1  # with fewer samples the number is undefined
 
@@ -354,8 +348,7 @@ def _log_sum(values: Sequence[float]) -> float:
 
 KEPT_BELOW = 0.9
 """Eigenvectors of the Laplacian with a smaller eigenvalue span the embedding of `eccentricity`."""
-HEAT = 0.3
-"""Diffusion time t of the heat kernel."""
+HEAT = 0.3  # diffusion time t of the heat kernel
 ALPHA = 1e-3
 """Added to every eigenvalue of the Gram matrix, so that identical answers have a logarithm."""
 
@@ -493,15 +486,12 @@ def lexical_similarity(texts: Sequence[str]) -> float:
     counts = Counter(tuple(_WORD.findall(text.casefold())) for text in texts)
     places = {words: _places(words) for words in counts}
     same = sum(count * (count - 1) // 2 for count in counts.values())
+    # F1: 2 · (longest common subsequence) / (sum of both lengths).
     alike = math.fsum(
-        counts[a] * counts[b] * _rouge_l(places[a], a, b) for a, b in combinations(counts, 2)
+        counts[a] * counts[b] * (2 * _common(places[a], len(a), b) / (len(a) + len(b)))
+        for a, b in combinations(counts, 2)
     )
     return max(1.0 - (same + alike) / (n * (n - 1) // 2), 0.0)
-
-
-def _rouge_l(places: dict[str, int], a: Sequence[str], b: Sequence[str]) -> float:
-    """The F1 of two word sequences: 2 · (longest common subsequence) / (sum of their lengths)."""
-    return 2 * _common(places, len(a), b) / (len(a) + len(b))
 
 
 def _places(words: Sequence[str]) -> dict[str, int]:
@@ -527,8 +517,7 @@ def _common(places: dict[str, int], n: int, other: Sequence[str]) -> int:
 # --- the most likely answer ----------------------------------------------------------------------
 
 
-LARGEST_EXPONENT = 700.0
-"""Nats per token; e to a little more than this is no longer a number."""
+LARGEST_EXPONENT = 700.0  # nats per token; e to a little more than this is no longer a number
 
 
 def sequence_nll(sum_logprob: float) -> float:

@@ -25,8 +25,7 @@ from helpers.store.cache import Store, content_key
 # --- prompts -------------------------------------------------------------------------------------
 
 
-LISTED = 10
-"""Distinct sampled answers shown with a question, at most."""
+LISTED = 10  # distinct sampled answers shown with a question, at most
 LISTED_SHARE = 0.25
 """Share of the context that they may take, so that room is left for solved examples."""
 
@@ -36,15 +35,10 @@ def question_block(question: str, listed: Sequence[str], proposed: str) -> str:
     suggested = ["Some suggested answers:", *listed] if listed else []
     return "\n".join(
         [
-            f"Question: {question}",
-            *suggested,
-            f"Proposed answer: {_one_line(proposed)}",
-            "Is the proposed answer:",
-            "A) True",
-            "B) False",
-            "The proposed answer is:",
+            f"Question: {question}", *suggested, f"Proposed answer: {_one_line(proposed)}",
+            "Is the proposed answer:", "A) True", "B) False", "The proposed answer is:",
         ]
-    )
+    )  # fmt: skip
 
 
 def listed_answers(lm: LanguageModel, texts: Sequence[str]) -> list[str]:
@@ -77,8 +71,7 @@ def _one_line(text: str) -> str:
 P_TRUE_VERSION = 1
 SPARE = 4
 """Tokens left free in the longest few-shot prompt: others may meet the examples in other tokens."""
-CHUNK = 256
-"""Prompts asked, and stored, at a time; each time the solved examples are computed once."""
+CHUNK = 256  # prompts asked, and stored, at a time; each time the solved examples are computed once
 
 
 @dataclass(frozen=True)
@@ -136,8 +129,7 @@ class _Job:
     store: Store
     progress: Progress
     counts: PromptCounts
-    parts: dict[str, Any]
-    """What all keys have in common."""
+    parts: dict[str, Any]  # what all keys have in common
 
 
 def ask_p_true(
@@ -158,12 +150,9 @@ def ask_p_true(
     """
     identity = identify(config.model)
     parts = {
-        "version": P_TRUE_VERSION,
-        "model": identity.model_hash,
-        "tokenizer": identity.tokenizer_hash,
-        "dtype": config.dtype,
-        "chat": config.chat,
-    }
+        "version": P_TRUE_VERSION, "model": identity.model_hash,
+        "tokenizer": identity.tokenizer_hash, "dtype": config.dtype, "chat": config.chat,
+    }  # fmt: skip
     asked = zip(answers.questions, answers.samples, answers.greedy, greedy_grades, strict=True)
     rows = [
         # Grades of other questions than those of train must not choose anything.

@@ -10,17 +10,14 @@ from collections.abc import Callable, Iterable, Sequence
 from helpers.evaluation.scores import Score, format_score
 from helpers.views.style import VERMILLION
 
-LONG = 320
-"""Characters of an answer that are shown without unfolding it."""
+LONG = 320  # characters of an answer that are shown without unfolding it
 
 MUTED = "color:var(--muted-foreground,#777)"
 SMALL = f"{MUTED};font-size:0.85rem"
 LINE = "1px solid rgba(128,128,128,0.25)"
 WRAP = "white-space:pre-wrap;overflow-wrap:anywhere"
-Decode = Callable[[Sequence[int]], list[str]]
-"""Token ids to the text of each."""
-NONE = "–"
-"""Stands in a cell for a number that there is not."""
+Decode = Callable[[Sequence[int]], list[str]]  # token ids to the text of each
+NONE = "–"  # stands in a cell for a number that there is not
 
 _CELL = f"padding:0.3rem 1.2rem 0.3rem 0;vertical-align:top;text-align:left;border-bottom:{LINE}"
 
@@ -78,20 +75,19 @@ def long_text(text: str) -> str:
 
 def html_table(heads: Sequence[str], rows: Sequence[Sequence[object]], note: str = "") -> str:
     """A table of anyone's texts, all escaped; it scrolls sideways where it is too wide."""
+
+    def cell(value: object) -> str:  # numbers and names stay on one line
+        width = "white-space:nowrap" if len(str(value)) <= 26 else "min-width:11rem"
+        return f'<td style="{_CELL};{width}">{_lines(value)}</td>'
+
     head = "".join(f'<th style="{_CELL};{MUTED}">{_lines(h)}</th>' for h in heads)
-    body = "".join(f"<tr>{''.join(map(_table_cell, row))}</tr>" for row in rows)
+    body = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
     below = f'<div style="{SMALL};margin-top:0.4rem">{_lines(note)}</div>' if note else ""
     return (
         '<div style="overflow-x:auto;font-size:0.9rem;font-variant-numeric:tabular-nums">'
         f'<table style="border-collapse:collapse;border:0"><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>{below}"
     )
-
-
-def _table_cell(value: object) -> str:
-    """A cell: numbers and names stay on one line, sentences take the room they need."""
-    width = "white-space:nowrap" if len(str(value)) <= 26 else "min-width:11rem"
-    return f'<td style="{_CELL};{width}">{_lines(value)}</td>'
 
 
 def _lines(text: object) -> str:
@@ -254,14 +250,3 @@ def _bars(entropies: Sequence[float], before: int) -> str:
 def _tint(nats: float) -> str:
     """A background that grows stronger with entropy."""
     return f"background:rgba(213,94,0,{0.7 * min(max(nats, 0.0) / UNSURE, 1.0):.2f})"
-
-
-# --- sentences, differences, percentages ---------------------------------------------------------
-
-
-# --- tables --------------------------------------------------------------------------------------
-
-
-def _cut(text: str, length: int = 160) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 1].rstrip() + "…"

@@ -21,8 +21,7 @@ from helpers.views.html import paragraph, safe
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-Item = Union[str, "go.Figure"]
-"""HTML text, or a figure."""
+Item = Union[str, "go.Figure"]  # HTML text, or a figure
 
 _REPORTING: ContextVar[bool] = ContextVar("reporting", default=False)
 
@@ -34,8 +33,7 @@ class Shown:
     items: tuple[Item, ...]
 
 
-LIVE = Shown(())
-"""Stands in a report for a view that is only of use on a live page."""
+LIVE = Shown(())  # stands in a report for a view that is only of use on a live page
 
 
 @contextlib.contextmanager

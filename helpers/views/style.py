@@ -19,14 +19,7 @@ import plotly.graph_objects as go
 from helpers.evaluation.scores import Score, format_score
 from helpers.formatting import p_value_text
 
-BLUE, VERMILLION, *_ = COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-)
+BLUE, VERMILLION, *_ = COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GREY = "#797979"  # equally far from white and from near-black: 4.3 to 1 on either
 FAINT = "rgba(128, 128, 128, 0.25)"
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
@@ -39,41 +32,24 @@ HEIGHT = 380  # pixels, before lines of notes and of the legend are added
 LEGEND_ROW = 21  # pixels
 
 METRIC_NAMES = {
-    "auroc": "AUROC",
-    "average_precision": "average precision",
-    "brier": "Brier",
-    "ece": "ECE",
-    "rmse": "RMSE",
-    "mae": "MAE",
-    "spearman": "Spearman",
-}
+    "auroc": "AUROC", "average_precision": "average precision", "brier": "Brier", "ece": "ECE",
+    "rmse": "RMSE", "mae": "MAE", "spearman": "Spearman",
+}  # fmt: skip
 
 
 def template() -> go.layout.Template:
     """The style of every figure here; nothing is registered with Plotly."""
     axis = {
-        "automargin": True,
-        "gridcolor": FAINT,
-        "linecolor": FAINT,
-        "zerolinecolor": FAINT,
-        "tickcolor": FAINT,
-        "ticks": "outside",
-        "ticklen": 4,
-        "zerolinewidth": 1,
+        "automargin": True, "gridcolor": FAINT, "linecolor": FAINT, "zerolinecolor": FAINT,
+        "tickcolor": FAINT, "ticks": "outside", "ticklen": 4, "zerolinewidth": 1,
         "title": {"standoff": 8, "font": {"size": 13}},
-    }
+    }  # fmt: skip
     bar = {"outlinewidth": 0, "thickness": 12, "title": {"side": "right", "font": {"size": 13}}}
     layout = go.Layout(
         font={"family": FONT, "size": 13, "color": GREY},
         title={
-            "x": 0,
-            "xref": "container",
-            "xanchor": "left",
-            "y": 1,
-            "yref": "container",
-            "yanchor": "top",
-            "pad": {"t": 12, "l": 12},
-            "font": {"size": 15, "weight": 600},
+            "x": 0, "xref": "container", "xanchor": "left", "y": 1, "yref": "container",
+            "yanchor": "top", "pad": {"t": 12, "l": 12}, "font": {"size": 15, "weight": 600},
         },
         paper_bgcolor="rgba(0, 0, 0, 0)",
         plot_bgcolor="rgba(0, 0, 0, 0)",
@@ -92,7 +68,7 @@ def template() -> go.layout.Template:
         modebar={"bgcolor": "rgba(0, 0, 0, 0)", "color": GREY, "activecolor": BLUE},
         annotationdefaults={"font": {"size": 12, "color": GREY}, "showarrow": False},
         bargap=0.05,
-    )
+    )  # fmt: skip
     return go.layout.Template(layout=layout, data={"heatmap": [{"colorbar": bar}]})
 
 
@@ -281,14 +257,10 @@ def add_curve(fig: go.Figure, x: Any, y: Any, label: str) -> None:
     line = {"color": COLOURS[number % len(COLOURS)], "dash": DASHES[number % len(DASHES)]}
     fig.add_trace(
         kind(
-            x=x,
-            y=y,
-            name=plain(label, 84),
-            mode="lines",
-            line={**line, "width": 2.2},
+            x=x, y=y, name=plain(label, 84), mode="lines", line={**line, "width": 2.2},
             hovertemplate="%{x:.3f}, %{y:.3f}",
         )
-    )
+    )  # fmt: skip
 
 
 def add_reference(fig: go.Figure, x: list[float], y: list[float], label: str) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +35,7 @@ from helpers.analysis_table.file import (
 )
 from helpers.errors import UserError
 from helpers.progress import silent_progress
-from support.made_up_analysis import HOSTILE, make_analysis, make_words_analysis
+from support.made_up_analysis import make_analysis, make_words_analysis
 
 CONTRACT = """
 group_id string, unit_id int32, dataset dictionary, split dictionary, label_correct dictionary,
@@ -140,11 +139,6 @@ def test_texts_and_tokens_come_back_in_the_order_asked_for(path: Path) -> None:
         read_details(path, [3])
 
 
-def test_unknown_numbers_are_null_in_the_file(path: Path) -> None:
-    column = pq.read_table(path).column("probability_probe")
-    assert column.to_pylist() == [0.25, None, None]
-
-
 def test_columns_types_and_metadata_are_those_that_other_readers_count_on(path: Path) -> None:
     schema = pq.read_schema(path)
     found = [f"{f.name} {str(f.type).partition('<')[0]}" for f in schema]
@@ -190,16 +184,6 @@ def test_a_file_that_contradicts_itself_is_refused(change: dict[str, Any], reaso
         replace(ABOUT, **change)
 
 
-def test_hostile_texts_are_data(made_up: Path) -> None:
-    table = read_narrow(made_up)
-    details = read_details(made_up, range(len(table)))
-    for text in HOSTILE[:2]:  # the questions with them are 7 and 47
-        assert any((one.texts["question"] or "").startswith(text) for one in details)
-    shown = "".join(t for one in details for part in one.tokens.values() for t in part.texts)
-    assert all(text in shown for text in HOSTILE[:2])
-    assert max(len(one.texts["question"] or "") for one in details) > 80_000
-
-
 def test_a_lone_surrogate_does_not_stop_the_writing(tmp_path: Path) -> None:
     path = tmp_path / "analysis.parquet"
     odd = {"question": "a\ud800b", "final": "é", "tokens": Tokens(("\udfff",), np.array([]))}
@@ -209,56 +193,34 @@ def test_a_lone_surrogate_does_not_stop_the_writing(tmp_path: Path) -> None:
     assert first.tokens["tokens"].texts == ("?",)
 
 
-def test_a_made_up_run_is_as_a_run_would_be(made_up: Path) -> None:
-    table = read_narrow(made_up)
-    questions = table["group_id"]
-    assert np.bincount(questions, weights=table["representative"]).tolist() == [1] * 70
-    right, wrong = table.truth("correct") == 1, table.truth("correct") == 0
-    margin = table["margin_correctness"]
-    assert margin[right].mean() > margin[wrong].mean() + 1
-    assert set(table.words("split")) == {"train", "validation", "test", "ood"}
-    is_outside = [split == "ood" for split in table.words("split")]
-    assert [name == "lab:ood" for name in table.words("dataset")] == is_outside
-
-
 def test_details_read_a_small_part_of_the_file(
     made_up: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bytes_read = [0]
-
-    class Counting(pa.PythonFile):
+    class Counted(io.FileIO):
         """Counts what is read of the file's body."""
 
-    plain = pq.ParquetFile
-
-    class File:
-        def __init__(self, path: Path) -> None:
-            self.file = path.open("rb")
+        sizes: ClassVar[list[int]] = []
 
         def read(self, size: int = -1) -> bytes:
-            data = self.file.read(size)
-            bytes_read[0] += len(data)
+            data = super().read(size)
+            self.sizes.append(len(data))
             return data
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.file, name)
-
-    def counted(path: Path, **options: Any) -> Any:
-        return plain(Counting(File(path), mode="r"), **options)
-
+    plain = pq.ParquetFile
+    counted = lambda path, **how: plain(pa.PythonFile(Counted(path), mode="r"), **how)  # noqa: E731
     monkeypatch.setattr(pq, "ParquetFile", counted)
-    size = made_up.stat().st_size
 
     def cost(read: Callable[[], object]) -> int:
-        bytes_read[0] = 0
+        Counted.sizes.clear()
         read()
-        return bytes_read[0]
+        return sum(Counted.sizes)
 
-    footer = cost(lambda: read_details(made_up, []))
+    size, footer = made_up.stat().st_size, cost(lambda: read_details(made_up, []))
     narrow = cost(lambda: read_narrow(made_up)) - footer
-    one = cost(lambda: read_details(made_up, [699])) - footer
-    two = cost(lambda: read_details(made_up, [690, 699])) - footer
-    every = cost(lambda: read_details(made_up, [0, 300, 699])) - footer
+    one, two, every = (
+        cost(lambda rows=rows: read_details(made_up, rows)) - footer
+        for rows in ([699], [690, 699], [0, 300, 699])
+    )
     assert 0 < narrow < size / 2
     assert 0 < one < every / 3
     assert two == one  # of one row group
@@ -331,54 +293,43 @@ def replaced(name: str, values: pa.Array) -> Callable[[pa.Table], pa.Table]:
     return lambda table: table.set_column(table.column_names.index(name), name, values)
 
 
-def same(table: pa.Table) -> pa.Table:
-    return table
+OTHER_WORD = pa.array(["fine", "wrong", None]).dictionary_encode()
+SPOILT: list[tuple[Callable[[Path], Any], str]] = [
+    (lambda p: p.unlink(), "is missing"),
+    (lambda p: p.write_bytes(b""), "cannot be read"),
+    (lambda p: p.write_text("<html>" * 100), "cannot be read"),
+    (lambda p: p.write_bytes(p.read_bytes()[:-100]), "cannot be read"),
+    (lambda p: p.write_bytes(p.read_bytes()[:2000]), "cannot be read"),
+    (lambda p: pq.write_table(pa.table({"a": [1]}), p), "no analysis of a run"),
+]
+SPOILT_COLUMNS: list[tuple[str, Any, str]] = [
+    ("unit_id", pa.array(["0", "1", "2"]), "is string instead of int32"),
+    ("group_id", pa.array([["a"], ["b"], ["c"]]), "is list<.*> instead of string"),
+    ("unit_id", pa.array([0, None, 2], pa.int32()), "has empty cells"),
+    ("label_correct", OTHER_WORD, "has the unknown value 'fine'"),
+]
+SPOILT_METADATA: list[tuple[dict[str, Any], str]] = [
+    ({"datasets": {"lab": "in"}}, "column 'dataset' has the unknown value 'lab:ood'"),
+    ({"rows": 4}, "has 3 rows where its metadata says 4"),
+    ({"datasets": ["lab"]}, "metadata that cannot be read"),
+    ({"labels": []}, "metadata that cannot be read"),
+    ({"title": "x" * LARGEST_METADATA}, "bytes of metadata, which is too much"),
+    ({"format_version": 9, "written_by": "a 7.0"}, "format 9 by a 7.0, and this is format 2"),
+]
 
 
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda p: p.unlink(), "is missing"),
-        (lambda p: p.write_bytes(b""), "cannot be read"),
-        (lambda p: p.write_text("<html>" * 100), "cannot be read"),
-        (lambda p: p.write_bytes(p.read_bytes()[:-100]), "cannot be read"),
-        (lambda p: p.write_bytes(p.read_bytes()[:2000]), "cannot be read"),
-        (lambda p: pq.write_table(pa.table({"a": [1]}), p), "no analysis of a run"),
+        *SPOILT,
         (lambda p: rewrite(p, lambda t: t.drop_columns(["umap_x"])), "no column 'umap_x'"),
-        (
-            lambda p: rewrite(p, replaced("unit_id", pa.array(["0", "1", "2"]))),
-            "column 'unit_id' is string instead of int32",
+        *(
+            (lambda p, n=name, v=values: rewrite(p, replaced(n, v)), f"column '{name}' {reason}")
+            for name, values, reason in SPOILT_COLUMNS
         ),
-        (
-            lambda p: rewrite(p, replaced("group_id", pa.array([["a"], ["b"], ["c"]]))),
-            "column 'group_id' is list<.*> instead of string",
-        ),
-        (
-            lambda p: rewrite(p, replaced("unit_id", pa.array([0, None, 2], pa.int32()))),
-            "column 'unit_id' has empty cells",
-        ),
-        (
-            lambda p: rewrite(
-                p,
-                replaced("label_correct", pa.array(["fine", "wrong", None]).dictionary_encode()),
-            ),
-            "column 'label_correct' has the unknown value 'fine'",
-        ),
-        (
-            lambda p: rewrite(p, same, datasets={"lab": "in"}),
-            "column 'dataset' has the unknown value 'lab:ood'",
-        ),
-        (lambda p: rewrite(p, same, rows=4), "has 3 rows where its metadata says 4"),
-        (lambda p: rewrite(p, same, datasets=["lab"]), "metadata that cannot be read"),
-        (lambda p: rewrite(p, same, labels=[]), "metadata that cannot be read"),
-        (lambda p: rewrite(p, same, baseline="nothing"), "metadata that cannot be read"),
-        (
-            lambda p: rewrite(p, same, title="x" * LARGEST_METADATA),
-            "bytes of metadata, which is too much",
-        ),
-        (
-            lambda p: rewrite(p, same, format_version=9, written_by="uncertainty-probes 7.0"),
-            "format 9 by uncertainty-probes 7.0, and this is format 2",
+        *(
+            (lambda p, said=said: rewrite(p, lambda table: table, **said), reason)
+            for said, reason in SPOILT_METADATA
         ),
     ],
 )
@@ -394,21 +345,17 @@ def test_what_cannot_be_read_is_said_with_the_remedy(
 
 def test_a_null_in_a_wide_column_is_said_when_it_is_looked_at(path: Path) -> None:
     rewrite(path, replaced("text_question", pa.array(["a", None, "c"])))
+    rewrite(path, lambda table: table.append_column("of_a_later_version", pa.array([1, 2, 3])))
     assert read_details(path, [0])[0].texts["question"] == "a"
     with pytest.raises(UserError, match="'text_question' has empty cells"):
         read_details(path, [1])
-
-
-def test_columns_of_a_later_version_are_passed_over(path: Path) -> None:
-    rewrite(path, lambda table: table.append_column("new", pa.array([1, 2, 3])))
-    assert len(read_narrow(path)) == 3
 
 
 def test_flipped_bytes_are_said_and_never_read_as_other_values(path: Path) -> None:
     whole, rng = path.read_bytes(), np.random.default_rng(0)
     right, details = read_narrow(path), read_details(path, [0, 2])
     refused = 0
-    for _ in range(150):
+    for _ in range(80):
         spoilt = bytearray(whole)
         for place in rng.integers(0, len(whole), 3):
             spoilt[place] ^= int(rng.integers(1, 256))
@@ -421,15 +368,4 @@ def test_flipped_bytes_are_said_and_never_read_as_other_values(path: Path) -> No
         for name, values in right.columns.items():
             np.testing.assert_array_equal(found[name], values)
         assert [one.texts for one in looked_at] == [one.texts for one in details]
-    assert refused > 100
-
-
-def test_reading_needs_no_torch_and_no_umap(made_up: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from helpers.analysis_table.file import *\n"
-        f"path = Path({str(made_up)!r}); table = read_narrow(path); read_details(path, [0])\n"
-        "heavy = {'torch', 'transformers', 'nnsight', 'umap', 'numba', 'sklearn', 'marimo'}\n"
-        "assert not heavy & set(sys.modules), heavy & set(sys.modules); print(len(table))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout == "700\n", done.stderr
+    assert refused > 50

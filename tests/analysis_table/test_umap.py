@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from helpers.analysis_table import umap
-from helpers.analysis_table.umap import UmapMap, umap_coordinates
+from helpers.analysis_table import file
+from helpers.analysis_table.file import UmapMap, umap_coordinates
 from helpers.errors import UserError
 from helpers.progress import silent_progress
 from helpers.store.cache import Store
@@ -80,7 +80,7 @@ def test_a_stored_map_costs_nothing(store: Store, monkeypatch: pytest.MonkeyPatc
         layouts.append(len(fitted))
         return np.full((len(fitted), 2), 1.0), np.full((len(features) - len(fitted), 2), 2.0)
 
-    monkeypatch.setattr(umap, "_layout", layout)
+    monkeypatch.setattr(file, "_layout", layout)
     features = groups(9)[0]
     stored = make(features, store)
     again = make(features.copy(), store)
@@ -108,6 +108,6 @@ def test_without_umap_learn_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) 
     def version(name: str) -> str:
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(umap.metadata, "version", version)
+    monkeypatch.setattr(file.metadata, "version", version)
     with pytest.raises(UserError, match=r"needs umap-learn; `uv sync`"):
         make(groups(9)[0])

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from helpers.app.background import stop_worker, watch
-from helpers.config import RunConfig
-from helpers.studies.registry import make_config
+from helpers.progress import silent_progress
+from helpers.studies.registry import config_from_arguments, run_study
 from support.browser import Window, assert_clean, chromium, served, window
 from support.run_folders import TINY, as_flags
 
@@ -33,41 +33,70 @@ def notebook(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def flags(tiny_run: RunConfig) -> list[str]:
-    """The flags that ask for the finished tiny run."""
-    return as_flags({**TINY, "cache_dir": tiny_run.cache_dir, "out": tiny_run.out})
+def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The flags of a run that is long enough to be stopped."""
+    base = tmp_path_factory.mktemp("run")
+    places = {"cache_dir": base / "cache", "out": base / "out"}
+    return as_flags({**TINY, "limit": 60, "batch_size": 4, **places})
 
 
 @pytest.fixture(scope="module")
 def address(notebook: Path, flags: list[str]) -> Iterator[str]:
-    """The application over the finished tiny run."""
+    """The application, which is asked for that run."""
     with served("run", notebook, *flags) as found:
         yield found
 
 
-@pytest.fixture
-def opened(address: str) -> Iterator[Window]:
-    """A page of it, drawn to its end."""
-    with window(900) as found:
+def test_a_run_is_started_stopped_found_again_and_finished(address: str, flags: list[str]) -> None:
+    folder = config_from_arguments(flags).run_folder
+    try:
+        with window(700) as found:
+            run, stop = (
+                found.page.get_by_role("button", name=n, exact=True) for n in ("Run", "Stop")
+            )
+            found.page.goto(address)
+            found.until("Nothing to show yet")
+            found.until("60 of lab")
+            assert not folder.exists()
+            run.click()
+            stop.click(timeout=60_000)
+            found.until("Stopped: everything stored is kept", 90)
+            assert watch(folder).state == "stopped"
+            run.click()
+            stop.wait_for(timeout=60_000)
+            assert_clean(found)
+        with window(700) as found:  # the first page is closed; the run goes on
+            found.page.goto(address)
+            found.until("for the best baseline", 240)
+            found.until(LAST_WORDS, 120)
+            assert watch(folder).state == "finished"
+            assert_clean(found)
+    finally:
+        stop_worker(folder, grace=0.0)
+
+
+@pytest.fixture(scope="module")
+def opened(address: str, flags: list[str]) -> Iterator[Window]:
+    """A page over the finished run, drawn to its end; one for all tests: it takes seconds."""
+    run_study(config_from_arguments(flags), silent_progress())  # stored, if the test above ran
+    with window(700) as found:
         found.page.goto(address)
         found.until(LAST_WORDS, 90)
         yield found
         assert_clean(found)
 
 
-@pytest.mark.parametrize(("mode", "width"), [("run", 700), ("edit", 1440)])
-def test_a_stored_run_is_on_the_screen_at_once(
-    notebook: Path, flags: list[str], mode: str, width: int
-) -> None:
-    with served(mode, notebook, *flags) as address, window(width) as found:
+def test_a_stored_run_is_on_the_screen_within_its_width(opened: Window) -> None:
+    drawn = opened.page.locator(".js-plotly-plot svg.main-svg").nth(2)
+    drawn.wait_for(state="attached", timeout=90_000)
+    assert opened.overflow() <= 0
+    opened.page.set_viewport_size({"width": 900, "height": 1000})
+
+
+def test_the_editor_shows_it_too(notebook: Path, flags: list[str]) -> None:
+    with served("edit", notebook, *flags) as address, window() as found:
         found.page.goto(address)
-        found.until("for the best baseline")
-        found.until(LAST_WORDS, 90)
-        found.page.locator(".js-plotly-plot svg.main-svg").nth(2).wait_for(
-            state="attached", timeout=90_000
-        )
-        wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        assert found.page.evaluate(wide) <= 0
+        found.until("for the best baseline", 90)
         assert_clean(found)
 
 
@@ -83,7 +112,6 @@ def test_moving_sliders_redraws_and_takes_nothing_away(opened: Window) -> None:
         assert slider.get_attribute("aria-valuenow") != before
     opened.until("now, from 3 samples")
     assert page.get_by_text(LAST_WORDS).is_visible()
-    assert page.get_by_text("for the best baseline").first.is_visible()
     assert page.get_by_text("for the best baseline").first.is_visible()
 
 
@@ -122,42 +150,3 @@ def test_asking_a_question_and_checking_it(opened: Window) -> None:
     page.get_by_role("button", name=re.compile("^Check by sampling")).click()
     opened.until("4 of 4 samples", 60)
     page.get_by_text(re.compile("Predicted .* nats, measured")).first.wait_for(timeout=60_000)
-
-
-def test_a_run_is_started_stopped_found_again_and_finished(notebook: Path, tmp_path: Path) -> None:
-    asked = {**TINY, "limit": 120, "cache_dir": tmp_path / "cache", "out": tmp_path / "out"}
-    folder = make_config("lab", **asked).run_folder
-    try:
-        with served("run", notebook, *as_flags(asked)) as address:
-            with window(700) as found:
-                found.page.goto(address)
-                found.until("Nothing to show yet")
-                found.until("120 of lab")
-                assert not folder.exists()
-                found.page.get_by_role("button", name="Run", exact=True).click()
-                stop = found.page.get_by_role("button", name="Stop", exact=True)
-                stop.wait_for(timeout=60_000)
-                stop.click()
-                found.until("Stopped: everything stored is kept", 90)
-                assert watch(folder).state == "stopped"
-                found.page.get_by_role("button", name="Run", exact=True).click()
-                found.page.get_by_role("button", name="Stop", exact=True).wait_for(timeout=60_000)
-                assert_clean(found)
-            with window(700) as found:  # the first page is closed; the run goes on
-                found.page.goto(address)
-                found.until("for the best baseline", 240)
-                found.until(LAST_WORDS, 120)
-                assert watch(folder).state == "finished"
-                assert_clean(found)
-    finally:
-        stop_worker(folder, grace=0.0)
-
-
-def test_visitors_who_may_only_look_can_start_nothing(notebook: Path, tmp_path: Path) -> None:
-    asked = as_flags({**TINY, "cache_dir": tmp_path / "cache", "out": tmp_path / "out"})
-    with served("run", notebook, *asked, SEP_READ_ONLY="1") as address, window(700) as found:
-        found.page.goto(address)
-        found.until("Nothing to show yet")
-        assert found.page.get_by_role("button", name="Run", exact=True).count() == 0
-        assert not (tmp_path / "out").exists()
-        assert_clean(found)

@@ -85,7 +85,7 @@ def test_a_plan_of_the_lab_imports_no_torch(lab: RunConfig) -> None:
         f"plan_view(make_config('lab', cache_dir={str(lab.cache_dir)!r}));"
         "sys.exit(bool({'torch', 'transformers', 'sklearn', 'datasets'} & set(sys.modules)))"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.usefixtures("_no_work")

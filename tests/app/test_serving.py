@@ -8,7 +8,6 @@ import builtins
 import hashlib
 import json
 import os
-import platform
 import re
 import time
 from collections.abc import Iterator
@@ -27,7 +26,6 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from helpers.app import serving
 from helpers.errors import UserError
-from tests.benchmarks.light_install import Absent, needed
 
 SCRIPT = b"\n  a < b && c\r\n"
 PAGE = (
@@ -40,7 +38,7 @@ CELL = "@app.cell\ndef _({}):\n    {}\n    return {}\n"
 
 
 def write_notebook(folder: Path, *cells: tuple[str, str, str]) -> Path:
-    """A notebook of cells: the names that one takes, its body, the names that it gives."""
+    """A notebook of cells: what each takes, its body, what it gives."""
     path = folder / "page.py"
     path.write_text("import marimo\napp = marimo.App()\n" + "".join(CELL.format(*c) for c in cells))
     return path
@@ -123,7 +121,9 @@ def test_what_a_page_needs_reaches_marimo(client, path):
         "GET /api/kernel/function_call", "POST /api/kernel", "POST /assets/x.js", "GET /docs",
         "GET /auth/login", "GET /terminal/ws", "POST /api/kernel/set_ui_element_value/",
         "GET /assets/none.js", "GET /assets/%2e%2e/index.html", "GET /assets/%2fetc/passwd",
-"GET /public/x", "POST /api/kernel/save",
+        "GET /public/x", "POST /api/kernel/save", "TRACE /", "PUT /", "GET /../../../../etc/passwd",
+        "GET /assets/..%2f..%2f..%2f..%2fetc%2fpasswd", "GET /public/..%2fprobe_analysis.py",
+        "GET /api/files/download?path=/etc/passwd", "GET /sse?session_id=s_hostil",
         "POST /api/kernel/run", "POST /api/kernel/instantiate", "POST /api/kernel/read_code",
         "POST /api/files/open", "POST /api/packages/add", "POST /api/export/script",
     ],
@@ -133,6 +133,15 @@ def test_everything_else_is_refused_before_marimo(client, request_line):
     answer = client.request(method, path, follow_redirects=False)
     assert (answer.status_code, answer.text) in [(404, "Not Found"), (405, "Method Not Allowed")]
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "1000-../../../../etc/passwd", "1000-%2e%2e%2f%2e%2e%2fetc%2fpasswd"]
+)
+def test_files_of_a_page_are_no_way_to_others(client, path):
+    answer = client.get(f"/@file/{path}")
+    assert answer.status_code >= 400
+    assert "root:" not in answer.text
 
 
 @pytest.mark.parametrize("path", ["/ws_sync", "/terminal/ws", "/lsp/pylsp", "/ws/"])
@@ -241,11 +250,7 @@ def test_assets_come_compressed_and_stay_with_the_browser(client):
 @pytest.mark.parametrize(
     ("value", "sources"),
     [
-        ("", "'self'"),
-        ("  ", "'self'"),
-        ("self", "'self'"),
-        ("none", "'none'"),
-        ("*", "*"),
+        ("  ", "'self'"), ("self", "'self'"), ("none", "'none'"), ("*", "*"),
         ("https://a.example https://*.b.example:8443", "'self' https://a.example https://*.b.example:8443"),
         ("http://127.0.0.1:8000 self http://127.0.0.1:8000", "'self' http://127.0.0.1:8000"),
     ],
@@ -300,22 +305,21 @@ def test_a_page_that_never_ends_is_given_up():
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "said"),
+    "setting",
     [
-        ("SEP_FRAME_ANCESTORS", "https://a.example; x", "Give origins"),
-        ("SEP_VISITORS", "0", "a whole number from 1"),
-        ("SEP_VISITORS", "many", "a whole number from 1"),
-        ("PORT", "http", "a whole number from 1 to 65535"),
-        ("PORT", "70000", "a whole number from 1 to 65535"),
+        "SEP_FRAME_ANCESTORS=ftp://a",
+        "SEP_VISITORS=0",
+        "SEP_VISITORS=many",
+        "PORT=http",
+        "PORT=70000",
     ],
 )
-def test_a_setting_that_cannot_be_used_stops_the_start(monkeypatch, capsys, variable, value, said):
+def test_a_setting_that_cannot_be_used_stops_the_start(monkeypatch, capsys, setting):
+    variable, value = setting.split("=")
     monkeypatch.setattr(serving, "serve", lambda *_: pytest.fail("it started"))
     monkeypatch.setenv(variable, value)
     assert serving.main([]) == 2
-    error = capsys.readouterr().err
-    assert f"error: {variable}={value!r}" in error
-    assert said in error
+    assert f"error: {variable}={value!r}" in capsys.readouterr().err
 
 
 def test_the_command_line(monkeypatch, capsys, tmp_path):
@@ -333,11 +337,6 @@ def test_the_command_line(monkeypatch, capsys, tmp_path):
     with pytest.raises(SystemExit, match="0"):
         serving.main(["--help"])
     assert "SEP_FRAME_ANCESTORS" in capsys.readouterr().out
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives threads arenas")
-def test_threads_share_two_arenas_of_memory():
-    assert serving.limit_malloc_arenas()
 
 
 def test_a_python_that_parses_wrongly_in_threads_is_kept_from_it(monkeypatch):
@@ -366,17 +365,6 @@ def test_a_python_that_parses_wrongly_in_threads_is_kept_from_it(monkeypatch):
 # The files of the deployment
 
 
-def test_the_small_install_is_told_from_this_one():
-    small = needed()
-    assert {"marimo", "plotly", "pyarrow", "pydantic-core"} <= small
-    absent = Absent(small)
-    for module in ("torch", "torch.nn", "transformers", "sklearn.metrics"):
-        with pytest.raises(ModuleNotFoundError):
-            absent.find_spec(module, None)
-    for module in ("marimo", "numpy", "yaml", "helpers", "json"):
-        assert absent.find_spec(module, None) is None
-
-
 def test_the_image_has_what_it_needs_and_no_more(root):
     lines = (root / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
     steps = [line.split(maxsplit=1) for line in lines if line.strip() and not line.startswith("#")]
@@ -385,7 +373,7 @@ def test_the_image_has_what_it_needs_and_no_more(root):
         if name == "COPY" and "--from" not in rest:
             for source in rest.split()[:-1]:
                 assert (root / source).exists(), source
-                assert not _ignored(source, ignored), source
+                assert source not in ignored, source
     last = {name: rest for name, rest in steps}
     assert last["USER"] == "visitor"
     assert json.loads(last["CMD"]) == ["python", "-m", "helpers.app.serving", "--host", "0.0.0.0"]
@@ -395,22 +383,3 @@ def test_the_image_has_what_it_needs_and_no_more(root):
     (sync,) = [rest for name, rest in steps if name == "RUN" and "uv sync" in rest]
     assert "--locked --no-default-groups" in sync
     assert "--extra" not in sync
-    for absent in ("tests/x.py", ".git/config", ".venv/bin/python", "helpers/lab/weights/a.json",
-                   "outputs/run/hidden/tbg.safetensors", "helpers/__pycache__/a.pyc"):  # fmt: skip
-        assert _ignored(absent, ignored), absent
-    for present in ("helpers/dashboard/page.py", "outputs/a/analysis.parquet", "outputs/a/x.json"):
-        assert not _ignored(present, ignored), present
-
-
-def _ignored(path: str, rules: list[str]) -> bool:
-    """Whether Docker leaves a path out: the last rule that fits it, or a folder of it, counts."""
-    parts = path.split("/")
-    ways = ["/".join(parts[: i + 1]) for i in range(len(parts))]
-    found = False
-    for rule in (rule for rule in rules if rule and not rule.startswith("#")):
-        pieces = re.split(r"(\*\*/|\*)", rule.lstrip("!"))
-        wild = {"**/": "(?:.*/)?", "*": "[^/]*"}
-        pattern = "".join(wild.get(piece, re.escape(piece)) for piece in pieces)
-        if any(re.fullmatch(pattern, way) for way in ways):
-            found = not rule.startswith("!")
-    return found

@@ -15,7 +15,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,15 +23,11 @@ from typing import Any
 import numpy as np
 
 from helpers.generation.records import GREEDY
-from helpers.generation.sampling import generate
-from helpers.meanings.clustering import cluster_many
-from helpers.meanings.judges import NliJudge, nli_judge
+from helpers.meanings.judges import NliJudge
 from helpers.models.loading import LAB_FOLDER
-from helpers.store.cache import Store
 from helpers.uncertainty import semantic_entropy
 from tests.benchmarks.harness import NotEqual, busy_warning, fix_threads, machine, require
-from tests.benchmarks.lab_inputs import DECODING, AskedQuestion, ask, lab_model, requests
-from tests.benchmarks.sampling import ForwardCounter
+from tests.benchmarks.model_stages import DECODING, Asked, ask, group, lab_model, sample
 
 THEIRS = Path(__file__).with_name("lm_polygraph_side.py")
 TOLERANCE = 1e-9
@@ -46,34 +41,24 @@ def ours(questions: int, k: int) -> dict[str, Any]:
     return _run(asked, k)
 
 
-def _run(asked: list[AskedQuestion], k: int) -> dict[str, Any]:
-    lm = lab_model()
-    forwards = ForwardCounter(lm.model)
-    started = time.perf_counter()
-    texts: dict[str, dict[int, str]] = {a.id: {} for a in asked}
-
-    def sample() -> None:
-        for batch in generate(lm, requests(asked, k), DECODING, batch_size=256):
-            for found in batch:
-                texts[found.question_id][found.sample_id] = found.text
-
-    forwards.count("model_forwards", sample)
-    sampled = time.perf_counter()
-    samples = [[row[i] for i in range(GREEDY + 1, k)] for row in texts.values()]
-    clusters, judge = group(samples, [a.question for a in asked])
-    judged = time.perf_counter()
+def _run(asked: list[Asked], k: int) -> dict[str, Any]:
+    forwards: list[None] = []
+    hook = lab_model().model.register_forward_hook(lambda *_: forwards.append(None))
+    times = [time.perf_counter()]
+    found = sample(asked, range(GREEDY, k), DECODING)
+    times.append(time.perf_counter())
+    texts = {(s.question_id, s.sample_id): s.text for s in found}
+    samples = [[texts[a.prompt.id, i] for i in range(k)] for a in asked]
+    clusters, judge = group(samples, asked)
+    times.append(time.perf_counter())
     entropies = [semantic_entropy(ids) for ids in clusters]
-    ended = time.perf_counter()
-    forwards.remove()
+    times.append(time.perf_counter())
+    hook.remove()
+    seconds = dict(zip(("sampling", "judging", "other"), np.diff(times).tolist(), strict=True))
     return {
-        "seconds": {
-            "sampling": sampled - started,
-            "judging": judged - sampled,
-            "other": ended - judged,
-            "total": ended - started,
-        },
+        "seconds": {**seconds, "total": times[-1] - times[0]},
         "work": {
-            **forwards.counts,
+            "model_forwards": len(forwards),
             "judge_forwards": judge.counts.forwards,
             "judged_pairs": judge.counts.pairs - judge.counts.stored,
         },
@@ -82,24 +67,13 @@ def _run(asked: list[AskedQuestion], k: int) -> dict[str, Any]:
     }
 
 
-def group(samples: Sequence[Sequence[str]], questions: Sequence[str]) -> tuple[list, NliJudge]:
-    """The meaning of each sample, as a run with an empty store finds it, and the judge asked."""
-    with tempfile.TemporaryDirectory() as folder:
-        store = Store(Path(folder))
-        try:
-            judge = nli_judge("lab", store=store)
-            return cluster_many(samples, judge.equivalent, questions), judge
-        finally:
-            store.close()
-
-
-def compare_entropies(theirs: dict[str, Any], questions: Sequence[str]) -> str:
+def compare_entropies(theirs: dict[str, Any], asked: Sequence[Asked]) -> str:
     """Our discrete semantic entropy of their samples against theirs; raises `NotEqual`.
 
     lm-polygraph also asks the judge whether an answer entails itself, and where the judge says no,
     two identical answers are two meanings there. Such questions are counted, not compared.
     """
-    clusters, judge = group(theirs["samples"], questions)
+    clusters, judge = group(theirs["samples"], asked)
     found = np.array([semantic_entropy(ids) for ids in clusters])
     off = np.abs(found - theirs["discrete_entropy"])
     differ = [int(i) for i in np.flatnonzero(off >= TOLERANCE)]
@@ -145,9 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[10, 25, 50])
-    parser.add_argument(
-        "--judge-batch-size", type=int, default=64, help="theirs; its default is 10"
-    )
+    parser.add_argument("--judge-batch-size", type=int, default=64, help="theirs; else it is 10")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads, for both")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args(arguments)
@@ -156,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(warning, file=sys.stderr)
     questions = ask(asked.questions)
     job = {
-        "prompts": [q.prompt for q in questions],
+        "prompts": [q.prompt.text for q in questions],
         "model": str(LAB_FOLDER / "language_model"),
         "judge": str(LAB_FOLDER / "judge"),
         "k": asked.k,
@@ -177,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kept = {"machine": machine(asked.threads), "job": job, "rounds": rounds}
         asked.json.write_text(json.dumps(kept) + "\n", encoding="utf-8")
     try:
-        print(compare_entropies(rounds[0][0][0], [q.question for q in questions]))
+        print(compare_entropies(rounds[0][0][0], questions))
     except NotEqual as difference:
         print(f"OUTPUTS DIFFER: {difference}")
         return 1
@@ -189,17 +161,14 @@ def report(rounds: Sequence[tuple[list[dict], dict]], batch_sizes: Sequence[int]
     stages = ("sampling", "judging", "other", "total")
     work = ("model_forwards", "judge_forwards", "judged_pairs")
     lines = [f"{'median seconds':<26}" + "".join(f"{name:>16}" for name in (*stages, *work))]
-    columns = [(f"lm-polygraph, batch {size}", [theirs[i] for theirs, _ in rounds])
-               for i, size in enumerate(batch_sizes)]  # fmt: skip
-    columns.append(("this project", [found for _, found in rounds]))
-    for name, runs in columns:
+    ways = [
+        (f"lm-polygraph, batch {size}", [theirs[i] for theirs, _ in rounds])
+        for i, size in enumerate(batch_sizes)
+    ]
+    for name, runs in (*ways, ("this project", [found for _, found in rounds])):
         times = [statistics.median(run["seconds"][stage] for run in runs) for stage in stages]
-        counts = [runs[0]["work"][count] for count in work]
-        lines.append(
-            f"{name:<26}"
-            + "".join(f"{value:>16.3f}" for value in times)
-            + "".join(f"{value:>16,}" for value in counts)
-        )
+        counts = [f"{runs[0]['work'][count]:>16,}" for count in work]
+        lines.append(f"{name:<26}" + "".join([*(f"{t:>16.3f}" for t in times), *counts]))
     ratios = [
         min(run["seconds"]["total"] for run in theirs) / found["seconds"]["total"]
         for theirs, found in rounds

@@ -1,6 +1,6 @@
-"""Times a naive and a fast way in turns, checks that they agree, and prints the ratios.
+"""Times a plain and a fast way in turns, checks that they agree, and prints the ratios.
 
-A ratio is naive seconds / our seconds of one round, in which both ran one after the other, so that
+A ratio is plain seconds / our seconds of one round, in which both ran one after the other, so that
 a machine that slows down slows both. A table shows the median of the rounds and their range.
 """
 
@@ -12,16 +12,18 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeVar
 
-Naive = TypeVar("Naive")
+import numpy as np
+
+Plain = TypeVar("Plain")
 Ours = TypeVar("Ours")
 
-SIZES = ("tiny", "quick", "full")
+Size = Literal["tiny", "quick", "full"]
 """tiny is for tests, quick for a look, full for numbers that one may quote."""
-ROUNDS = {"tiny": 1, "quick": 2, "full": 3}
+ROUNDS: Mapping[Size, int] = {"tiny": 1, "quick": 2, "full": 3}
 
 
 class NotEqual(Exception):
@@ -29,27 +31,11 @@ class NotEqual(Exception):
 
 
 @dataclass(frozen=True)
-class Time:
-    """How long a piece of work took, in seconds."""
+class Round:
+    """Seconds of both ways, by the wall clock and by this process's processor time."""
 
-    wall: float
-    cpu: float
-    """Processor time of this process: what a busy machine disturbs least."""
-
-
-@dataclass(frozen=True)
-class Rounds:
-    """The times of both ways, one entry a round, and which outputs were equal."""
-
-    naive: tuple[Time, ...]
-    ours: tuple[Time, ...]
-    equality: str
-    """Which outputs were compared, and how close they had to be."""
-
-    def ratios(self, clock: str = "wall") -> tuple[float, ...]:
-        """Naive seconds / our seconds of each round, by the clock "wall" or "cpu"."""
-        both = zip(self.naive, self.ours, strict=True)
-        return tuple(getattr(naive, clock) / getattr(ours, clock) for naive, ours in both)
+    wall: tuple[float, float]
+    cpu: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -57,11 +43,13 @@ class Comparison:
     """One stage, timed in both ways."""
 
     stage: str
-    naive: str
-    """The naive way, in words."""
-    rounds: Rounds
-    held_fixed: str
+    plain: str
+    """The plain way, in words."""
+    held: str
     """What was the same on both sides."""
+    rounds: tuple[Round, ...]
+    equality: str
+    """Which outputs were compared, and how close they had to be."""
     target: float | None = None
     """The ratio to reach, where there is one."""
     counts: dict[str, float] = field(default_factory=dict)
@@ -69,72 +57,68 @@ class Comparison:
     count_targets: dict[str, float] = field(default_factory=dict)
     """The least that some of the counts are to be."""
 
-    @property
-    def ratio(self) -> float:
-        """The median of the rounds' ratios, by the wall clock."""
-        return statistics.median(self.rounds.ratios())
+    def ratios(self, clock: str = "wall") -> list[float]:
+        """Plain seconds / our seconds of each round, by the clock "wall" or "cpu"."""
+        both = [getattr(one, clock) for one in self.rounds]
+        return [plain / ours for plain, ours in both]
 
     @property
     def missed(self) -> list[str]:
         """What falls short of its target: "ratio", or a count's name."""
         short = [name for name, least in self.count_targets.items() if self.counts[name] < least]
-        return (["ratio"] if self.target and self.ratio < self.target else []) + short
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "stage": self.stage,
-            "naive": self.naive,
-            "naive_seconds": [time.wall for time in self.rounds.naive],
-            "our_seconds": [time.wall for time in self.rounds.ours],
-            "ratio": self.ratio,
-            "ratios": list(self.rounds.ratios()),
-            "cpu_ratios": list(self.rounds.ratios("cpu")),
-            "target": self.target,
-            "missed": self.missed,
-            "equality": self.rounds.equality,
-            "held_fixed": self.held_fixed,
-            "counts": self.counts,
-            "count_targets": self.count_targets,
-        }
+        too_slow = self.target and statistics.median(self.ratios()) < self.target
+        return ["ratio", *short] if too_slow else short
 
 
-def in_turns(
-    naive: Callable[[], Naive],
+def compare(
+    size: Size,
+    stage: str,
+    words: str,
+    held: str,
+    plain: Callable[[], Plain],
     ours: Callable[[], Ours],
-    rounds: int,
-    check: Callable[[Naive, Ours], str] | None,
-) -> Rounds:
+    check: Callable[[Plain, Ours], str] | None,
+    target: float | None = None,
+) -> Comparison:
     """Time both ways in turns; every second round begins with ours.
 
     `check` says what was equal and raises `NotEqual` where outputs differ; None stands for two
     ways whose outputs cannot be compared.
     """
-    times: dict[str, list[Time]] = {"naive": [], "ours": []}
-    equality = "not comparable"
-    for number in range(rounds):
-        results: dict[str, Any] = {}
-        both: list[tuple[str, Callable[[], Any]]] = [("naive", naive), ("ours", ours)]
-        for name, work in both if number % 2 == 0 else both[::-1]:
-            results[name], time_taken = timed(work)
-            times[name].append(time_taken)
+    rounds, equality = [], "not comparable"
+    for number in range(ROUNDS[size]):
+        made: dict[str, Any] = {}
+        seconds: dict[str, tuple[float, float]] = {}
+        ways: list[tuple[str, Callable[[], Any]]] = [("plain", plain), ("ours", ours)]
+        for name, work in ways if number % 2 == 0 else ways[::-1]:
+            gc.collect()
+            wall, cpu = time.perf_counter(), time.process_time()
+            made[name] = work()
+            seconds[name] = (time.perf_counter() - wall, time.process_time() - cpu)
+        walls, cpus = zip(seconds["plain"], seconds["ours"], strict=True)
+        rounds.append(Round(walls, cpus))
         if check is not None:
-            equality = check(results["naive"], results["ours"])
-    return Rounds(tuple(times["naive"]), tuple(times["ours"]), equality)
-
-
-def timed(work: Callable[[], Naive]) -> tuple[Naive, Time]:
-    """The result of `work` and the time it took, with garbage collected before, not within."""
-    gc.collect()
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = work()
-    return result, Time(time.perf_counter() - wall, time.process_time() - cpu)
+            equality = check(made["plain"], made["ours"])
+    return Comparison(stage, words, held, tuple(rounds), equality, target)
 
 
 def require(equal: bool, message: str) -> None:
     """Raise `NotEqual` with the message unless `equal`."""
     if not equal:
         raise NotEqual(message)
+
+
+def close(what: str, plain: np.ndarray, ours: np.ndarray, tolerance: float) -> str:
+    """In words, that two arrays have the same shape, the same NaN, and values within a tolerance.
+
+    Raises `NotEqual` where they do not.
+    """
+    require(plain.shape == ours.shape, f"{what}: {ours.shape} values, {plain.shape} expected")
+    undefined = np.isnan(plain)
+    require(bool((undefined == np.isnan(ours)).all()), f"{what} are undefined in other places")
+    off = float(np.abs(plain - ours)[~undefined].max(initial=0.0))
+    require(off <= tolerance, f"{what} differ by up to {off}")
+    return f"{plain.size:,} values equal to {tolerance:.2g}"
 
 
 def fix_threads(threads: int) -> None:
@@ -153,9 +137,7 @@ def fix_threads(threads: int) -> None:
 
 def busy_warning(threads: int) -> str:
     """A warning that other processes are at work, or an empty text."""
-    if not hasattr(os, "getloadavg"):
-        return ""
-    load = os.getloadavg()[0]
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if load + threads <= (cores or 1) + 0.3:
         return ""
@@ -180,40 +162,36 @@ def machine(threads: int) -> dict[str, Any]:
     }
 
 
+def as_dict(c: Comparison) -> dict[str, Any]:
+    """Plain JSON values."""
+    return {**asdict(c), "ratios": c.ratios(), "cpu_ratios": c.ratios("cpu"), "missed": c.missed}
+
+
 def table(comparisons: Sequence[Comparison]) -> str:
     """The comparisons as aligned text, and below it the work that each way did."""
-    head = ("stage", "naive s", "ours s", "ratio (min-max)", "by CPU time", "target", "outputs",
-            "held fixed")  # fmt: skip
-    rows = [
-        (
-            c.stage,
-            f"{statistics.median(time.wall for time in c.rounds.naive):.3g}",
-            f"{statistics.median(time.wall for time in c.rounds.ours):.3g}",
-            _range(c.rounds.ratios()),
-            _range(c.rounds.ratios("cpu")),
-            "-" if c.target is None else _against(c.target, "ratio" in c.missed),
-            c.rounds.equality,
-            c.held_fixed,
-        )
-        for c in comparisons
+    rows: list[tuple[str, ...]] = [
+        ("stage", "plain s", "ours s", "ratio (min-max)", "by CPU time", "target", "outputs")
     ]
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    for c in comparisons:
+        seconds = [statistics.median(way) for way in zip(*(r.wall for r in c.rounds), strict=True)]
+        spans = [
+            f"{statistics.median(ratios):.3g} ({min(ratios):.3g}-{max(ratios):.3g})"
+            for ratios in (c.ratios(), c.ratios("cpu"))
+        ]
+        goal = _against(c.target, "ratio" in c.missed) if c.target else "-"
+        rows.append((c.stage, *(f"{s:.3g}" for s in seconds), *spans, goal, c.equality))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (head, *rows)
+        for row in rows
     ]
-    lines.append("")
     for c in comparisons:
-        lines.append(f"{c.stage}: naive = {c.naive}")
+        lines += ["", f"{c.stage}: against {c.plain}; {c.held}"]
         for name, value in c.counts.items():
             least = c.count_targets.get(name)
-            goal = "" if least is None else f" ({_against(least, name in c.missed)})"
-            lines.append(f"    {name}: {value:,.4g}{goal}")
+            reached = f" ({_against(least, name in c.missed)})" if least else ""
+            lines.append(f"    {name}: {value:,.4g}{reached}")
     return "\n".join(lines)
-
-
-def _range(ratios: Sequence[float]) -> str:
-    return f"{statistics.median(ratios):.3g} ({min(ratios):.3g}-{max(ratios):.3g})"
 
 
 def _against(target: float, missed: bool) -> str:

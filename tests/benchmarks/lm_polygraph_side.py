@@ -31,9 +31,7 @@ def main() -> None:
 
 def _load(job):
     from lm_polygraph.defaults.stat_calculator_builders.utils import load_nli_model
-    from lm_polygraph.utils.builder_enviroment_stat_calculator import (
-        BuilderEnvironmentStatCalculator,
-    )
+    from lm_polygraph.utils import builder_enviroment_stat_calculator as builder
     from lm_polygraph.utils.generation_parameters import GenerationParameters
     from lm_polygraph.utils.model import WhiteboxModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -42,72 +40,59 @@ def _load(job):
     model = AutoModelForCausalLM.from_pretrained(job["model"], dtype="float32").eval()
     # No top-k, which is 50 by default, and no list of tokens to forbid: the plain distribution.
     parameters = GenerationParameters(temperature=1.0, top_k=0, top_p=1.0, allow_newlines=True)
-    environment = BuilderEnvironmentStatCalculator(
-        WhiteboxModel(model, tokenizer, job["model"], "CausalLM", parameters)
-    )
+    whitebox = WhiteboxModel(model, tokenizer, job["model"], "CausalLM", parameters)
+    environment = builder.BuilderEnvironmentStatCalculator(whitebox)
     environment.nli_model = load_nli_model(job["judge"], job["judge_batch_size"], "cpu")
     return environment
 
 
 def _run(job, environment, prompts, batch_size):
-    """One run: seconds by stage, work done, samples, and both semantic entropies."""
-    from lm_polygraph.defaults.register_default_stat_calculators import (
-        register_default_stat_calculators,
-    )
+    """One run: seconds by stage, work done, samples, and discrete semantic entropy."""
+    from lm_polygraph.defaults import register_default_stat_calculators as register
     from lm_polygraph.estimators import SemanticEntropy
     from lm_polygraph.utils.dataset import Dataset
     from lm_polygraph.utils.manager import UEManager
 
-    calculators = register_default_stat_calculators(
-        "Whitebox", output_attentions=False, output_hidden_states=False
-    )
     manager = UEManager(
         Dataset(prompts, [""] * len(prompts), batch_size),
         environment.model,
         [SemanticEntropy(class_probability_estimation="frequency"), SemanticEntropy()],
         environment,
-        calculators,
-        [],
-        [],
-        [],
-        ignore_exceptions=False,
-        verbose=False,
-        max_new_tokens=job["max_new_tokens"],
-        save_stats=["sample_texts"],
-    )
+        register.register_default_stat_calculators(
+            "Whitebox", output_attentions=False, output_hidden_states=False
+        ),
+        [], [], [], ignore_exceptions=False, verbose=False,
+        max_new_tokens=job["max_new_tokens"], save_stats=["sample_texts"],
+    )  # fmt: skip
     seconds = {}
     for calculator in manager.stat_calculators:
         if hasattr(calculator, "samples_n"):
             calculator.samples_n = job["k"]
         _time_calls(calculator, seconds)
-    work = {"model_forwards": 0, "judge_forwards": 0, "judged_pairs": 0}
-
-    def count_model(*_):
-        work["model_forwards"] += 1
-
-    def count_judge(module, given, kwargs):
-        work["judge_forwards"] += 1
-        work["judged_pairs"] += len(kwargs["input_ids"])
-
-    judge = environment.nli_model.deberta
+    forwards, judged = [], []
     hooks = [
-        environment.model.model.register_forward_hook(count_model),
-        judge.register_forward_pre_hook(count_judge, with_kwargs=True),
+        environment.model.model.register_forward_hook(lambda *_: forwards.append(1)),
+        environment.nli_model.deberta.register_forward_pre_hook(
+            lambda module, given, kwargs: judged.append(len(kwargs["input_ids"])), with_kwargs=True
+        ),
     ]
     started = time.perf_counter()
     manager()
     total = time.perf_counter() - started
     for hook in hooks:
         hook.remove()
-    stages = {
-        "sampling": _total(seconds, "GreedyProbs", "SamplingGeneration"),
-        "judging": _total(seconds, "SemanticMatrix", "SemanticClasses"),
-    }
-    stages["other"] = total - sum(stages.values())
+    sampling, judging = (
+        sum(value for name, value in seconds.items() if name.startswith(beginnings))
+        for beginnings in (("GreedyProbs", "SamplingGeneration"), ("SemanticMatrix", "SemanticCl"))
+    )
+    times = {"sampling": sampling, "judging": judging, "other": total - sampling - judging}
     return {
-        "batch_size": batch_size,
-        "seconds": {**stages, "total": total},
-        "work": work,
+        "seconds": {**times, "total": total},
+        "work": {
+            "model_forwards": len(forwards),
+            "judge_forwards": len(judged),
+            "judged_pairs": sum(judged),
+        },
         "samples": [list(texts) for texts in manager.stats["sample_texts"]],
         "discrete_entropy": [
             float(value) for value in manager.estimations["sequence", "SemanticEntropyEmpirical"]
@@ -129,10 +114,6 @@ def _time_calls(calculator, seconds):
 
     Timed.__name__ = name
     calculator.__class__ = Timed
-
-
-def _total(seconds, *beginnings):
-    return sum(value for name, value in seconds.items() if name.startswith(beginnings))
 
 
 if __name__ == "__main__":

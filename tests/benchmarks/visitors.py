@@ -13,16 +13,10 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import re
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +24,7 @@ from typing import Any
 
 from helpers.app.serving import STOPPED
 from tests.benchmarks.harness import busy_warning
+from tests.support.servers import free_port, running
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EMPTY = """
@@ -80,55 +75,13 @@ class Visit:
 
 
 @contextlib.contextmanager
-def served(
-    *flags: str, light: bool = True, log: Path | None = None, **environment: str
-) -> Iterator[Server]:
+def served(*flags: str, light: bool = True, **environment: str) -> Iterator[Server]:
     """`python -m helpers.app.serving` on a free port of loopback, stopped at the end."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    through = ["-m", "tests.benchmarks.light_install", "helpers.app.serving"] if light else []
-    command = [
-        sys.executable,
-        *(through or ["-m", "helpers.app.serving"]),
-        "--port",
-        str(port),
-        *flags,
-    ]
-    since = time.monotonic()
-    with contextlib.ExitStack() as stack:
-        out: Any = stack.enter_context(log.open("w")) if log else subprocess.DEVNULL
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
-        address = f"http://127.0.0.1:{port}"
-        try:
-            _wait(f"{address}/health", process)
-            yield Server(address, process.pid, time.monotonic() - since)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                raise
-
-
-def _wait(address: str, process: subprocess.Popen, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise RuntimeError(f"the server left with status {process.returncode}")
-        with contextlib.suppress(urllib.error.URLError, OSError):
-            urllib.request.urlopen(address, timeout=2).close()
-            return
-        time.sleep(0.05)
-    raise RuntimeError(f"{address}: no answer in {seconds:.0f} s")
+    port, since = free_port(), time.monotonic()
+    through = ["tests.benchmarks.light_install"] if light else []
+    command = [sys.executable, "-m", *through, "helpers.app.serving", "--port", str(port), *flags]
+    with running(command, port, ROOT, environment) as process:
+        yield Server(f"http://127.0.0.1:{port}", process.pid, time.monotonic() - since)
 
 
 @contextlib.asynccontextmanager

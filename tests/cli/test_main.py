@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,14 +86,14 @@ def test_stages_one_by_one_give_what_one_command_gives(
         assert heading in out
 
 
-@pytest.mark.parametrize("command", [*stage_commands(), *ANALYSIS_COMMANDS, "score", "doctor"])
 def test_the_help_of_every_command_lists_the_shared_flags(
-    command: str, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main([command, "--help"])
-    assert stopped.value.code == 0
-    assert set(re.findall(r"(?m)^  (--[\w-]+)", capsys.readouterr().out)) >= SHARED_FLAGS
+    for command in (*stage_commands(), *ANALYSIS_COMMANDS, "score", "doctor"):
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        shown = set(re.findall(r"(?m)^  (--[\w-]+)", capsys.readouterr().out))
+        assert shown >= SHARED_FLAGS, command
 
 
 # --- mistakes ------------------------------------------------------------------------------------
@@ -118,14 +117,7 @@ def explained(result: tuple[int, str, str], *parts: str) -> None:
         (["run", "--preset", "gpt3"], ["'gpt3'", "lab, gpt2-gsm8k"]),
         (["run", "--temprature", "1"], ["--temprature 1", "--help"]),
         (["fly"], ["'fly'", "'run', 'generate'"]),
-        (["run", "--k", "1"], ["--k", "'1'", "greater than or equal to 2"]),
         (["run", "--k", "ten"], ["--k", "'ten'", "integer"]),
-        (["run", "--temperature", "0"], ["temperature is 0 with k = 4", "above 0"]),
-        (["run", "--temperature", "-1"], ["--temperature", "'-1'", "equal to 0"]),
-        (["run", "--top-p", "1.5"], ["--top-p", "'1.5'", "equal to 1"]),
-        (["run", "--limit", "0"], ["--limit", "'0'", "equal to 1"]),
-        (["run", "--judge", "nil"], ["--judge", "'nil'", "'nli', 'cosine' or 'final-answer'"]),
-        (["run", "--positions", "last"], ["['last']", "tbg, answer_last"]),
         (["run", "--limit", "3"], ["lab: only 0 of 3", "validation", "--limit"]),
         (["run", "--questions", "none.jsonl"], ["none.jsonl", "no such file", "--questions lab"]),
         (["run", "--model", "./none"], ["'./none'", "no such folder", "config.json"]),
@@ -155,40 +147,6 @@ def test_a_mistake_is_explained_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
-GOOD = {"id": "a", "question": "What is 2 + 2?", "answer": "Two and two.\n#### 4"}
-
-
-@pytest.mark.parametrize(
-    ("second", "parts"),
-    [
-        ('{"id": "b", "question": ', ["not JSON", "one object a line"]),
-        ('["b"]', ["not a JSON object"]),
-        ({**GOOD, "question": "What is 2 + 3?"}, ["the same id 'a' as in line 1", "its own"]),
-        ({**GOOD, "id": "b", "answer": "#### 5"}, ["the same question as in line 1", "right one"]),
-        ({**GOOD, "id": "b", "question": " "}, ['"question" is empty', "delete the line"]),
-        ({"id": "b", "question": "Why?"}, ['no field "answer"', "expected"]),
-        (
-            {"id": "b", "question": "Why?", "answer": "It is so because " + "so " * 40},
-            ["without a final answer", "'#### 19'"],
-        ),
-    ],
-)
-def test_a_bad_row_of_a_questions_file_is_named_by_its_line(
-    second: Any, parts: list[str], sep: Sep, tmp_path: Path
-) -> None:
-    path = tmp_path / "questions.jsonl"
-    lines = [json.dumps(GOOD), second if isinstance(second, str) else json.dumps(second)]
-    path.write_text("\n".join(lines) + "\n")
-    explained(sep("run", "--questions", str(path)), f"{path}: line 2", *parts)
-    assert not (tmp_path / "out").exists()
-
-
-def test_too_few_questions_in_a_file_are_counted(sep: Sep, tmp_path: Path) -> None:
-    path = tmp_path / "few.jsonl"
-    path.write_text(json.dumps(GOOD))
-    explained(sep("run", "--questions", str(path)), str(path), "of 1 questions", "more questions")
-
-
 @pytest.mark.usefixtures("_offline")
 @pytest.mark.parametrize(
     ("arguments", "parts"),
@@ -201,11 +159,7 @@ def test_too_few_questions_in_a_file_are_counted(sep: Sep, tmp_path: Path) -> No
     ],
 )
 def test_what_cannot_be_reached_is_named_with_two_ways_on(
-    arguments: list[str],
-    parts: list[str],
-    sep: Sep,
-    tiny_run: RunConfig,
-    tmp_path: Path,
+    arguments: list[str], parts: list[str], sep: Sep, tiny_run: RunConfig, tmp_path: Path
 ) -> None:
     shutil.copytree(tiny_run.cache_dir, tmp_path / "cache")
     explained(sep("run", *arguments), "could not be reached", "--preset lab", *parts)
@@ -251,19 +205,12 @@ def test_the_doctor_says_what_is_here_and_what_to_type_next(
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    started = time.monotonic()
     status, out, err = sep("doctor")
-    assert time.monotonic() - started < 20
     assert (status, err) == (0, "")
     for finding in (
-        r"torch +\d+\.\d+",
-        r"cpu: \d+ cores",
-        r"language model +[\d.]+ MB",
-        r"judge +[\d.]+ [kM]B",
-        r"free disk +[\d,.]+ GB",
-        r"http://127\.0\.0\.1:9 does not answer \(ConnectError\)",
-        r"uv run probe_training_auto\.py",
-    ):
+        r"torch +\d", r"cpu: \d+ cores", r"language model +[\d.]+ MB", r"free disk +[\d,.]+ GB",
+        r"http://127\.0\.0\.1:9 does not answer \(ConnectError\)", r"uv run probe_training_auto",
+    ):  # fmt: skip
         assert re.search(finding, out), finding
     assert "sep score" not in out  # nothing has been run into this folder
 
@@ -282,15 +229,10 @@ def test_every_number_can_be_looked_up(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["estimators"]) == 0
     shown = capsys.readouterr().out
     assert all(f"{name} · " in shown for name in ESTIMATORS)
-    assert max(len(line) for line in shown.splitlines()) <= 100
     assert main(["explain", "AUROC", "kernel language entropy"]) == 0
-    shown = capsys.readouterr().out
-    assert "auroc · AUROC" in shown
-    assert "kernel_language_entropy · " in shown
+    assert "auroc · AUROC" in capsys.readouterr().out
     assert main(["explain", "aurocc"]) == 2
     assert "did you mean auroc" in capsys.readouterr().err
-    assert main(["run", "--estimators", "kernel-entropy"]) == 2
-    assert "kernel_language_entropy" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ANALYSIS_COMMANDS)
@@ -308,27 +250,34 @@ def test_an_analysis_prints_and_writes_its_numbers(
     assert str(folder / "analyses" / f"{command}.json") in shown.out
 
 
+@pytest.fixture
+def other(tiny_run: RunConfig, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of the run with something else in its manifest."""
+
+    def copy(part: str, **changes: Any) -> Path:
+        folder = Path(shutil.copytree(tiny_run.run_folder, tmp_path / "other"))
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest[part] |= changes
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        return folder
+
+    return copy
+
+
 def test_transfer_compares_runs_of_one_model_only(
-    tiny_run: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_run: RunConfig, other, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ours = tiny_run.run_folder
-    other = Path(shutil.copytree(ours, tmp_path / "other"))
-    manifest = json.loads((other / "manifest.json").read_text())
-    manifest["hashes"]["model_hash"] = "another"
-    (other / "manifest.json").write_text(json.dumps(manifest))
-    assert main(["transfer", str(ours), str(other), f"--out={tmp_path}"]) == 2
+    ours, theirs = tiny_run.run_folder, other("hashes", model_hash="another")
+    assert main(["transfer", str(ours), str(theirs), f"--out={tmp_path}"]) == 2
     error = capsys.readouterr().err
     assert ours.name in error
     assert "other" in error
 
 
 def test_compare_prints_two_runs_side_by_side(
-    tiny_run: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_run: RunConfig, other, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = Path(shutil.copytree(tiny_run.run_folder, tmp_path / "other"))
-    manifest = json.loads((other / "manifest.json").read_text())
-    manifest["config"]["temperature"] = 0.5
-    (other / "manifest.json").write_text(json.dumps(manifest))
+    theirs = other("config", temperature=0.5)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     # One run by its folder, one by its name in --out.
     flags = [f"--out={tmp_path}", "--n-bootstrap=100", "--n-permutations=1000"]
@@ -336,16 +285,11 @@ def test_compare_prints_two_runs_side_by_side(
     shown = capsys.readouterr().out
     assert re.search(rf"A  {tiny_run.run_name()} .*\nB  other ", shown)
     assert re.search(r"temperature +1\.0 +0\.5", shown)
-    for heading in ("Predicting high semantic entropy", "accuracy", "A − B", "sampled in another"):
-        assert heading in shown
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    assert main(["compare", str(other), "none", *flags]) == 2
+    assert main(["compare", str(theirs), "none", *flags]) == 2
     assert "none is no run folder" in capsys.readouterr().err
-    assert main(["compare", str(other)]) == 2
+    assert main(["compare", str(theirs)]) == 2
     assert "RUN" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["compare", "--help"])
-    assert "95 % interval" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(root: Path) -> None:

@@ -6,17 +6,14 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlencode
 
 import pytest
 
-from support.browser import Window, chromium, served, window
+from support.browser import Window, assert_clean, chromium, served, window
 from support.made_up_analysis import HOSTILE, make_analysis
 
 pytestmark = pytest.mark.browser
 
-MATHJAX = "mathjax"
-"""marimo's figures to select in ask for it, and do without."""
 LAST_WORDS = "In words: area under risk"
 """What the page says at its end."""
 LEFT = re.compile(r"[\d,]+ runs of [\d,]+ questions are left of 600 runs")
@@ -59,14 +56,6 @@ def visit(found: Window, address: str) -> None:
     found.page.locator(".js-plotly-plot svg.main-svg").nth(14).wait_for(state="attached")
 
 
-def assert_clean(found: Window) -> None:
-    """No error in the console, and nothing asked of another host but what is said above."""
-    assert all(MATHJAX in url for url in found.refused), found.refused
-    failed = [error for error in found.errors if "ERR_NAME_NOT_RESOLVED" in error]
-    assert len(failed) <= len(found.refused)
-    assert found.errors == failed
-
-
 def selected(found: Window) -> int:
     """How many runs the page says are selected."""
     words = re.search(r"([\d,]+) runs? selected", found.text())
@@ -85,18 +74,13 @@ CROWDED = """() => [...document.querySelectorAll(".js-plotly-plot")].flatMap(plo
 """The titles of figures that are cut off, or lie under the buttons."""
 
 
-def test_the_page_is_drawn_within_its_width(opened: Window, tmp_path: Path) -> None:
+def test_the_page_is_drawn_within_its_width(opened: Window) -> None:
     page = opened.page
     for width in (1440, 700):
         page.set_viewport_size({"width": width, "height": 1000})
         page.wait_for_timeout(1000)  # figures follow the width
-        wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        assert page.evaluate(wide) <= 0
+        assert opened.overflow() <= 0
         assert page.evaluate(CROWDED) == []
-        height = int(page.evaluate("document.querySelector('#App').scrollHeight"))
-        page.set_viewport_size({"width": width, "height": height})
-        page.wait_for_timeout(500)
-        page.screenshot(path=tmp_path / f"page-{width}.png")
     assert LEFT.search(opened.text())
     page.set_viewport_size({"width": 1440, "height": 1000})
 
@@ -106,8 +90,8 @@ def test_a_filter_changes_the_counts_and_keeps_its_place(opened: Window) -> None
     opened.page.locator("summary", has_text="Ranges of the probes").click()
     slider = opened.page.get_by_role("slider").nth(2)
     slider.focus()
-    for _ in range(30):
-        slider.press("ArrowRight")
+    for _ in range(3):
+        slider.press("PageUp")
     opened.until("are conditional on that range")
     after = LEFT.search(opened.text())
     assert before
@@ -154,32 +138,6 @@ def test_selecting_points_opens_their_details(opened: Window, address: str) -> N
     visit(opened, address + "/" + link)
     assert selected(opened) == 10
     assert "ignored" not in opened.text()
-
-
-def test_a_hostile_address_changes_nothing(opened: Window, address: str) -> None:
-    plain = opened.text()
-    hostile = {
-        "run": "../../etc/passwd",
-        "dataset": HOSTILE[0],
-        "split": "%252e%252e%252f",
-        "length": "9" * 3000,
-        "points": "1e999",
-        "pick": HOSTILE[2],
-        HOSTILE[1]: HOSTILE[3],
-    }
-    dialogs: list[str] = []
-    opened.page.on("dialog", lambda dialog: dialogs.append(dialog.message))
-    visit(opened, f"{address}/?{urlencode(hostile)}&representative=2")
-    said = [line for line in opened.text().splitlines() if "was ignored" in line]
-    keys = "run, dataset, split, representative, length, points, pick"
-    assert [
-        set(re.findall("[a-z]+", keys)) <= set(re.findall("[a-z]+", line)) for line in said
-    ] == [True]
-    assert "1 key is not of this page" in said[0]
-    assert "passwd" not in opened.page.content()
-    assert dialogs == []
-    rest = [line for line in opened.text().splitlines() if line.strip() and line not in said]
-    assert rest == [line for line in plain.splitlines() if line.strip()]
 
 
 def test_texts_of_runs_are_only_shown(opened: Window, address: str) -> None:

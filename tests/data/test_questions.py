@@ -73,21 +73,13 @@ def test_ids_are_given_or_follow_from_the_text(tmp_path: Path) -> None:
         {"question": "3 + 3?\u2028Say it.", "answer": r"\frac{12}{2}"},
         {"id": "u", "question": "An open question?", "answer": ""},
     ]
-    found = {q.question: q for q in load(write(tmp_path, *rows))}
-    assert found["2 + 2?"].id == "7"
-    assert found["2 + 2?"].final_answer == "4"
-    assert found["Which day follows Monday?"].id == "a/1"
-    assert found["Which day follows Monday?"].final_answer == "Tuesday"
-    assert found["3 + 3?\u2028Say it."].id == question_id("3 + 3?  Say it.")
-    assert found["An open question?"].final_answer is None
-    assert found["2 + 2?"].source == "rows.jsonl"
-
-
-def test_a_byte_order_mark_and_blank_lines_are_passed_over(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    row = json.dumps(plums(1)[0])
-    path.write_bytes(b"\xef\xbb\xbf\r\n" + row.encode() + b"\r\n\r\n")
-    assert len(load(path)) == 1
+    found = {q.question: (q.id, q.final_answer) for q in load(write(tmp_path, *rows))}
+    assert found == {
+        "2 + 2?": ("7", "4"),
+        "Which day follows Monday?": ("a/1", "Tuesday"),
+        "3 + 3?\u2028Say it.": (question_id("3 + 3?  Say it."), r"\frac{12}{2}"),
+        "An open question?": ("u", None),
+    }
 
 
 def test_asking_for_too_many_takes_all_and_says_so(tmp_path: Path) -> None:
@@ -161,22 +153,17 @@ def test_a_bad_file_is_named_with_the_remedy(tmp_path: Path) -> None:
         load(write(tmp_path, ""))
     with pytest.raises(UserError, match="one JSON array"):
         load(write(tmp_path, json.dumps([GOOD])))
+    with pytest.raises(UserError, match=r"limit: .* below 1"):
+        load(write(tmp_path, GOOD), 0)
+    for splits in ((0.5, 0.5, 0.5), (1.2, -0.2, 0.0)):
+        with pytest.raises(UserError, match=r"splits: .* sum to 1"):
+            load_questions(str(write(tmp_path, GOOD)), limit=None, seed=0, splits=splits)
     path = tmp_path / "latin.jsonl"
     path.write_bytes(json.dumps(GOOD).encode() + b'\n{"question": "caf\xe9"}\n')
     with pytest.raises(UserError, match=r"latin\.jsonl: line 2: not UTF-8"):
         load(path)
-
-
-@pytest.mark.parametrize("limit", [0, -3])
-def test_a_limit_below_one_is_refused(tmp_path: Path, limit: int) -> None:
-    with pytest.raises(UserError, match=r"limit: .* below 1"):
-        load(write(tmp_path, GOOD), limit)
-
-
-@pytest.mark.parametrize("splits", [(0.5, 0.5, 0.5), (1.2, -0.2, 0.0), (0.1, 0.1, 0.1)])
-def test_shares_must_sum_to_one(tmp_path: Path, splits: tuple[float, float, float]) -> None:
-    with pytest.raises(UserError, match=r"splits: .* sum to 1"):
-        load_questions(str(write(tmp_path, GOOD)), limit=None, seed=0, splits=splits)
+    path.write_bytes(b"\xef\xbb\xbf\r\n" + json.dumps(GOOD).encode() + b"\r\n\r\n")
+    assert len(load(path)) == 1  # a byte order mark and blank lines are passed over
 
 
 # --- the hub and the lab -------------------------------------------------------------------------
@@ -191,20 +178,13 @@ def test_shares_must_sum_to_one(tmp_path: Path, splits: tuple[float, float, floa
         ("some/data@validation", ("some/data", None, "validation")),
     ],
 )
-def test_hub_names(
-    monkeypatch: pytest.MonkeyPatch, source: str, asked: tuple[str, str | None, str]
-) -> None:
-    calls = []
-
-    def load_table(name: str, config: str | None, split: str) -> list[dict[str, str]]:
-        calls.append((name, config, split))
-        return plums(4)
-
-    monkeypatch.setattr("helpers.data.questions.load_table", load_table)
+def test_hub_names(monkeypatch: pytest.MonkeyPatch, source: str, asked: tuple) -> None:
+    calls: list[tuple] = []
+    give = lambda *names: calls.append(names) or plums(4)  # noqa: E731
+    monkeypatch.setattr("helpers.data.questions.load_table", give)
     questions = load_questions(source, limit=2, seed=0)
     assert calls == [asked]
-    assert len(questions) == 2
-    assert questions[0].source == source
+    assert [q.source for q in questions] == [source] * 2
 
 
 def test_the_small_install_names_the_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,20 +263,12 @@ def test_bad_generations_name_their_line(
 # --- real files ----------------------------------------------------------------------------------
 
 
-def test_gsm8k_loads(shared_data: Path) -> None:
-    path = shared_data / "gsm8k" / "test.jsonl"
-    everything = load(path)
-    assert len(everything) == len({q.id for q in everything}) == 1319
-    assert all(q.final_answer for q in everything)
-    assert load(path, 200) == everything[:200]
-
-
-def test_math_problems_and_their_outputs_load(shared_data: Path) -> None:
-    questions = load(shared_data / "math500" / "test.jsonl")
-    assert len(questions) == 500
-    assert all(q.final_answer and q.id.endswith(".json") for q in questions)
+def test_real_files_load(shared_data: Path) -> None:
+    gsm8k = load(shared_data / "gsm8k" / "test.jsonl")
+    assert len(gsm8k) == len({q.id for q in gsm8k}) == 1319
+    math = load(shared_data / "math500" / "test.jsonl")
+    assert len(math) == 500
+    assert all(q.final_answer for q in gsm8k + math)
     generations = load_generations(shared_data / "math500" / "math_cot_100.jsonl")
-    assert len(generations) == 100
-    assert {len(g.samples) for g in generations} == {8}
+    assert [len(g.samples) for g in generations] == [8] * 100
     assert all(g.final_answer for g in generations)
-    assert generations[0].id == "0"

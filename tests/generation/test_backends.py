@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tomllib
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -22,7 +20,6 @@ from helpers.generation.records import (
     Decoding,
     Request,
     Sample,
-    sample_seed,
 )
 from helpers.generation.samples import open_backend
 from helpers.generation.sampling import generate
@@ -70,7 +67,7 @@ def distributions(draw: st.DrawFn) -> np.ndarray:
     return powers / powers.sum()
 
 
-@settings(max_examples=600)
+@settings(max_examples=200)
 @given(distributions(), st.integers(1, 70), st.integers(0, 59), st.booleans(), st.data())
 def test_no_bound_is_above_the_entropy(p, k, at, distinct, data):
     sampled = at % len(p)
@@ -111,12 +108,6 @@ def test_tokens_are_those_of_the_loaded_model(architecture, tmp_path):
         assert read.dtype == "float32"
 
 
-def test_each_sample_has_a_seed_of_its_own():
-    seeds = {sample_seed(s, q, i) for s in range(3) for q in ("a", "b") for i in range(-1, 9)}
-    assert len(seeds) == 60
-    assert all(0 <= seed < 2**31 for seed in seeds)
-
-
 # --- transformers
 
 
@@ -132,18 +123,13 @@ def test_hf_gives_what_sampling_gives_whatever_the_batch():
     plain = [s for batch in generate(lm, wanted, DECODING, batch_size=3) for s in batch]
     for sample in plain:
         ours = whole[sample.question_id, sample.sample_id]
-        assert (ours.text, ours.token_ids, ours.finish_reason) == (
-            sample.text,
-            sample.token_ids,
-            sample.finish_reason,
-        )
+        for name in ("text", "token_ids", "finish_reason"):
+            assert getattr(ours, name) == getattr(sample, name)
         assert ours.token_entropies == pytest.approx(sample.token_entropies, abs=1e-4)
         assert ours.token_logprobs == pytest.approx(sample.token_logprobs, abs=1e-4)
         assert (ours.entropy_kind, ours.retokenised) == ("full", False)
     one_by_one = run(hf(batch_size=1), wanted[::-1])
-    assert {k: s.token_ids for k, s in one_by_one.items()} == {
-        k: s.token_ids for k, s in whole.items()
-    }
+    assert all(one_by_one[key].token_ids == s.token_ids for key, s in whole.items())
     assert backend.promise == ""
     assert backend.describe()["dtype"] == "float32"
     assert "bfloat16" in hf(dtype="bfloat16").promise
@@ -152,16 +138,15 @@ def test_hf_gives_what_sampling_gives_whatever_the_batch():
 def test_hf_says_which_prompts_are_too_long():
     long = Request("long", (5,) * 600, (GREEDY, 0))
     found = run(hf(), [long, *asked((0,))])
-    assert {key for key, s in found.items() if s.finish_reason == TOO_LONG} == {
-        ("long", GREEDY),
-        ("long", 0),
-    }
+    too_long = {key for key, s in found.items() if s.finish_reason == TOO_LONG}
+    assert too_long == {("long", GREEDY), ("long", 0)}
 
 
 # --- vLLM, by a stand-in of the names that are used
 
 WEIGHTS = np.random.default_rng(0).gamma(0.02, size=1024) + 1e-9
 PROBABILITIES = WEIGHTS / WEIGHTS.sum()
+CUMULATIVE = PROBABILITIES.cumsum()
 
 
 class StandInLLM:
@@ -189,7 +174,7 @@ class StandInLLM:
         ids, steps = [], []
         while len(ids) < params.max_tokens and not set(ids) & set(params.stop_token_ids):
             greedy = params.temperature == 0
-            ids.append(int(top[0] if greedy else rng.choice(1024, p=PROBABILITIES)))
+            ids.append(int(top[0] if greedy else CUMULATIVE.searchsorted(rng.random())))
             shown = dict.fromkeys([ids[-1], *top.tolist()])  # the sampled token comes first
             steps.append({i: SimpleNamespace(logprob=np.log(PROBABILITIES[i])) for i in shown})
         stopped = ids[-1] in params.stop_token_ids
@@ -270,37 +255,26 @@ def test_vllm_troubles_name_a_way_out(vllm, monkeypatch):
     wanted = asked((0,))
     backend = open_backend(vllm_config())
 
-    def fail(error: Exception) -> Any:
-        def raise_it(*_: Any, **__: Any) -> None:
-            raise error
+    def trouble(words: str, target: Any, name: str, what: Any) -> None:
+        def broken(*_: Any, **__: Any) -> Any:
+            if isinstance(what, Exception):
+                raise what
+            return what
 
-        return raise_it
+        with monkeypatch.context() as patch:
+            patch.setattr(target, name, broken)
+            with pytest.raises(UserError, match=words):
+                run(backend, wanted)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(StandInLLM, "__init__", fail(ValueError("Free memory on device (3 GiB)")))
-        with pytest.raises(UserError, match=r"Free memory.*--gpu-mem-utilization"):
-            run(backend, wanted)
-    with monkeypatch.context() as patch:
-        patch.setattr(StandInLLM, "generate", fail(RuntimeError("CUDA out of memory")))
-        with pytest.raises(UserError, match="--max-num-seqs"):
-            run(backend, wanted)
-        assert StandInLLM.made[-1].stopped
-    with monkeypatch.context() as patch:
-        gone = SimpleNamespace(token_ids=(), logprobs=[], finish_reason="abort")
-        patch.setattr(StandInLLM, "complete", lambda self, params: gone)
-        with pytest.raises(UserError, match="abort"):
-            run(backend, wanted)
+    full, none = ValueError("Free memory on device (3 GiB)"), RuntimeError("CUDA out of memory")
+    trouble(r"Free memory.*--gpu-mem-utilization", StandInLLM, "__init__", full)
+    trouble("--max-num-seqs", StandInLLM, "generate", none)
+    assert StandInLLM.made[-1].stopped
+    gone = SimpleNamespace(token_ids=(), logprobs=[], finish_reason="abort")
+    trouble("abort", StandInLLM, "complete", gone)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.raises(UserError, match="no CUDA GPU"):
         run(backend, wanted)
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(UserError, match="uv sync --no-default-groups --extra vllm"):
         run(backend, wanted)
-
-
-def test_the_vllm_extra_has_all_of_the_pipeline(root: Path):
-    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"][
-        "optional-dependencies"
-    ]
-    assert set(extras["pipeline"]) < set(extras["vllm"])
-    assert any(name.startswith("vllm") for name in extras["vllm"])

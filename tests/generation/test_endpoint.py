@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import email.utils
 import time
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from helpers.errors import UserError
-from helpers.generation.endpoint import EXTRAS, RequestFormat, simpler_format
+from helpers.generation.completions import EXTRAS, RequestFormat, simpler_format
+from helpers.generation.endpoint import read_address
 from helpers.generation.records import GREEDY, TOO_LONG, Request
 from helpers.models.tokens import ModelTokens, model_tokens
 from support.stand_in_endpoint import (
@@ -69,12 +71,6 @@ def test_prompts_go_as_ids_with_all_that_changes_samples(model):
     assert (described["server"], described["served_model"]) == ("vllm", "lab")
 
 
-def test_nobody_is_asked_for_nothing(model):
-    opened = backend(StandInEndpoint())
-    assert run(opened, []) == {}
-    assert opened.describe()["fields"] == ""
-
-
 def strict(known: tuple[str, ...], then: Any, *, ids: bool = True, most: int = 20) -> Any:
     """A server that refuses fields it does not know, as FastAPI's and others do."""
 
@@ -108,21 +104,6 @@ def test_a_strict_server_gets_plainer_requests_found_out_once(model):
         run(opened, requests(model, (3,)))
         assert len(server.probes) == found_out == 3  # fields, number of log-probabilities, taken
     assert opened.describe()["fields"] == "OpenAI's"
-
-
-def test_transformers_serve_gets_settings_to_sample_by(model):
-    """Its checkpoint's own settings would decide otherwise, and mostly not sample at all."""
-    plain = lambda request: Answer(body=completion(request, TEXT))  # noqa: E731
-    known = (*OPENAI, "generation_config")
-    with StandInEndpoint(strict(known, plain, ids=False)) as server:
-        wanted = requests(model, (GREEDY, 0))
-        run(backend(server), wanted)
-        settings = {b["temperature"]: json.loads(b["generation_config"]) for b in server.asked}
-        assert {b["prompt"] for b in server.asked} == {wanted[0].prompt}
-    assert settings[0.0] == {
-        "do_sample": False, "max_new_tokens": 40, "eos_token_id": [0], "pad_token_id": 0,
-    }  # fmt: skip
-    assert settings[0.7].items() >= {"do_sample": True, "top_k": 0, "top_p": 0.95}.items()
 
 
 def test_every_format_is_tried_once_and_then_no_more(model):
@@ -169,15 +150,6 @@ def test_ids_and_untempered_logprobs_are_kept(model):
     assert sample.served_model == "lab"
 
 
-def test_ids_come_from_the_texts_of_tokens_where_these_have_one(model):
-    with StandInEndpoint(like_vllm(model, as_ids=False), VLLM) as server:
-        sample = run(backend(server), requests(model))["q0", 0]
-    assert sample.token_ids == (*encode(model, TEXT), 0)
-    assert (sample.retokenised, sample.text) == (False, TEXT.strip())
-    # Tokens of the same text share an entry there, so the bound is lower, and still one.
-    assert sample.entropy_kind == "top-k"
-
-
 def test_llama_cpp_lists_its_logprobs_as_chats_have_them(model):
     ids = encode(model, TEXT)
     content = [
@@ -195,6 +167,25 @@ def test_llama_cpp_lists_its_logprobs_as_chats_have_them(model):
     assert (sample.token_ids, sample.retokenised) == (ids, False)
     assert sample.token_logprobs == (-0.5,) * len(ids)
     assert sample.entropy_kind == "top-k"
+
+
+def test_what_a_plain_server_leaves_undone_is_done(model):
+    """Texts are cut before a stop text, and log-probabilities of other tokens are dropped."""
+    few = {"tokens": [" 3", "?"], "token_logprobs": [-1.0, -1.0], "top_logprobs": None}
+    replies = [
+        {"text": TEXT + " Q: 8", "finish_reason": "length", "logprobs": few},
+        {"text": "", "usage": {"completion_tokens": 1}},
+    ]
+    complete = lambda r: Answer(body=completion(r, **replies.pop(0)))  # noqa: E731
+    with StandInEndpoint(complete, VLLM) as server:
+        opened = backend(server, requests_at_once=1)
+        wanted = [requests(model)[0], replace(requests(model)[0], question_id="empty")]
+        replies.insert(0, replies[0])  # for the probe
+        found = run(opened, wanted, replace(DECODING, stop=("Q:",)))
+    cut, empty = found["q0", 0], found["empty", 0]
+    assert (cut.text, cut.finish_reason) == (TEXT.strip(), "stop")
+    assert (cut.retokenised, cut.token_logprobs) == (True, ())
+    assert (empty.text, empty.token_ids, empty.finish_reason) == ("", (), "stop")
 
 
 @pytest.mark.parametrize("text", [TEXT, "é ü 東京 🙂 x\u0301 \ufffd</think>", "  two  spaces\n\n"])
@@ -222,29 +213,6 @@ def test_logprobs_after_temperature_are_not_taken_for_others(model, owner, tempe
         decoding = replace(DECODING, temperature=temperature)
         sample = run(backend(server), requests(model), decoding)["q0", 0]
     assert (sample.entropy_kind == "top-k") == bool(sample.token_logprobs) == kept
-
-
-def test_logprobs_of_other_tokens_are_dropped(model):
-    few = {"tokens": [" 3", "?"], "token_logprobs": [-1.0, -1.0], "top_logprobs": None}
-    complete = lambda r: Answer(body=completion(r, TEXT, logprobs=few))  # noqa: E731
-    with StandInEndpoint(complete, VLLM) as server:
-        sample = run(backend(server), requests(model))["q0", 0]
-    assert (sample.retokenised, sample.token_logprobs) == (True, ())
-
-
-def test_texts_are_cut_before_a_stop_text_that_was_left_in(model):
-    complete = lambda r: Answer(body=completion(r, TEXT + " Q: 8", finish_reason="length"))  # noqa: E731
-    with StandInEndpoint(complete) as server:
-        sample = run(backend(server), requests(model), replace(DECODING, stop=("Q:",)))["q0", 0]
-    assert (sample.text, sample.finish_reason) == (TEXT.strip(), "stop")
-
-
-def test_an_answer_that_ends_at_once_is_one(model):
-    usage = {"completion_tokens": 1}
-    complete = lambda r: Answer(body=completion(r, "", usage=usage))  # noqa: E731
-    with StandInEndpoint(complete) as server:
-        sample = run(backend(server), requests(model))["q0", 0]
-    assert (sample.text, sample.token_ids, sample.finish_reason) == ("", (), "stop")
 
 
 def test_a_server_that_drops_the_end_of_thinking_is_warned_of(model, monkeypatch):
@@ -294,3 +262,205 @@ def test_a_refusal_for_its_length_shortens_the_answer_or_drops_the_question(mode
     assert reasons == {
         ("over", 0): TOO_LONG, ("over", 1): TOO_LONG, ("near", 0): "stop", ("q0", 0): "stop",
     }  # fmt: skip
+
+
+# --- an endpoint's troubles ----------------------------------------------------------------------
+
+
+KEY = "sk-very-secret-1234"
+OK = {"id": "x", "model": "lab"}
+
+
+def choice(**fields: Any) -> dict[str, Any]:
+    return {**OK, "choices": [{"text": TEXT, "finish_reason": "stop", **fields}]}
+
+
+SHORT = {"tokens": ["a", "b"], "token_logprobs": [-1]}
+REJECTED = {"tokens": ["a"], "token_logprobs": [0.7]}
+PASSING = [
+    (Answer(429, {"error": {"message": "slow down"}}), r"HTTP 429: slow down.*limits"),
+    (Answer(503, b"<h1>busy</h1>"), "HTTP 503: <h1>busy"),
+    (Answer(502, b""), "HTTP 502,"),
+    (Answer(500, {"detail": "CUDA error"}), "HTTP 500: CUDA error"),
+    (Answer(body=choice(), drop=True), r"broke off \(peer closed connection"),
+    (Answer(body=b'{"choices": ['), "Invalid JSON"),
+    (Answer(body=[1]), "JSON: .*an object"),
+    (Answer(body={"object": "error", "message": "dead"}), "choices.*dead"),
+    (Answer(body={**OK, "choices": []}), "choices: .*at least 1"),
+    (Answer(body={**OK, "choices": ["x"]}), "choices.0: "),
+    (Answer(body=choice(text=None)), "text: .*valid string"),
+    (Answer(body=choice(text="")), "text is empty"),
+    (Answer(body=choice(finish_reason="abort")), "finish_reason: .*'stop'.*: abort"),
+    (Answer(body=choice(finish_reason=None)), "finish_reason: .*None"),
+    (Answer(body=choice(token_ids=[1, "2"])), "token_ids.1: .*valid integer"),
+    (Answer(body=choice(logprobs=REJECTED | {"token_logprobs": ["b"]})), "logprobs.0: .*number"),
+    (
+        Answer(body=choice(logprobs=SHORT)),
+        "one number for each token",
+    ),
+    (Answer(body=choice(logprobs=REJECTED)), "token_logprobs.0: .*less than"),
+]
+
+
+@pytest.mark.parametrize(("answer", "words"), PASSING, ids=[words for _, words in PASSING])
+def test_passing_trouble_is_waited_out_and_lasting_trouble_explained(model, answer, words):
+    with StandInEndpoint(like_vllm(model), VLLM) as server:
+        server.script(answer, times=2)
+        assert run(backend(server), requests(model))["q0", 0].text == TEXT.strip()
+        assert len(server.asked) == 3
+        server.script(answer, times=3)
+        with pytest.raises(UserError, match=words) as caught:
+            run(backend(server), requests(model))
+    said = str(caught.value)
+    assert said.startswith(server.url)
+    assert "after 3 tries" in said
+    assert "the same command asks only for what is missing" in said
+
+
+def test_a_server_says_when_to_come_back(model, monkeypatch):
+    waits: list[float] = []
+    clock = SimpleNamespace(sleep=waits.append, time=lambda: 1_000_000.0)
+    monkeypatch.setattr("openai._base_client.time", clock)
+    with StandInEndpoint(like_vllm(model), VLLM) as server:
+        date = email.utils.formatdate(1_000_003.0, usegmt=True)
+        for said, wait in (("0.4", 0.4), (date, 3.0)):
+            server.script(Answer(429, {}, {"Retry-After": said}))
+            run(backend(server), requests(model))
+            assert waits.pop() == wait
+        server.script(Answer(503, {}, {"Retry-After": "soon"}))
+        with pytest.warns(UserWarning, match="sent again"):
+            run(backend(server), requests(model))
+        server.script(Answer(429, {}, {"Retry-After": "7200"}))
+        with pytest.raises(UserError, match=r"come back after 7200; lower"):
+            run(backend(server), requests(model))
+
+
+def test_what_came_before_trouble_is_handed_on(model):
+    """One of six samples has lasting trouble; the others that were answered are not lost."""
+
+    def complete(request: dict[str, Any]) -> Answer:
+        if len(server.asked) > 4 and request["max_tokens"] > 1:
+            return Answer(500, {"detail": "gone"})
+        return like_vllm(model)(request)
+
+    with StandInEndpoint(complete, VLLM) as server:
+        groups = backend(server).generate(requests(model, tuple(range(6))), DECODING)
+        came: list[Any] = []
+        with pytest.raises(UserError, match="gone"):
+            came.extend(sample for group in groups for sample in group)
+    assert len(came) == 4
+
+
+def test_a_silent_server_is_left_in_the_end(model, monkeypatch):
+    monkeypatch.setattr("helpers.generation.endpoint.READ_TIMEOUT", 0.3)
+    with StandInEndpoint(like_vllm(model), VLLM) as server:
+        server.script(Answer(hang=True), times=3)
+        with pytest.raises(UserError, match=r"no answer within 0.3 s, after 3 tries; lower"):
+            run(backend(server), requests(model))
+
+
+def test_nobody_listening_is_said_soon(model):
+    with StandInEndpoint() as server:
+        opened = backend(server)
+    with pytest.raises(UserError, match=r"no connection.*refused.*after 2 tries; start the server"):
+        run(opened, requests(model))
+
+
+def test_the_key_is_sent_and_never_shown(model, monkeypatch):
+    def guarded(request: dict[str, Any]) -> Answer:
+        if server.headers[-1].get("Authorization") != f"Bearer {KEY}":
+            said = f"Incorrect API key provided: {server.headers[-1].get('Authorization')}"
+            return Answer(401, {"error": {"message": said}})
+        return like_vllm(model)(request)
+
+    with StandInEndpoint(guarded, VLLM) as server:
+        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+        with pytest.raises(UserError, match=r"wants a key \(.*: None\); set .* OPENAI_API_KEY"):
+            run(backend(server), requests(model))
+        monkeypatch.setenv("MY_KEY", "another-secret")
+        with pytest.raises(UserError, match="does not take the key in MY_KEY") as caught:
+            run(backend(server, api_key_variable="MY_KEY"), requests(model))
+        assert "another-secret" not in str(caught.value)
+        assert "***" in str(caught.value)
+        monkeypatch.setenv("OPENAI_ORG_ID", "org-1")  # which the client would send to any server
+        monkeypatch.setenv("MY_KEY", KEY + "\n")
+        opened = backend(server, api_key_variable="MY_KEY")
+        run(opened, requests(model))
+        assert KEY not in str(opened.describe())
+        assert "Openai-Organization" not in server.headers[-1]
+    monkeypatch.setenv("MY_KEY", "schlüssel")
+    with pytest.raises(UserError, match="MY_KEY"):
+        backend(server, api_key_variable="MY_KEY")
+
+
+def test_a_key_does_not_follow_to_another_host(model, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with StandInEndpoint(like_vllm(model)) as other, StandInEndpoint(models=VLLM) as server:
+        server.complete = lambda request: Answer(307, {}, {"Location": f"{other.url}/completions"})
+        with pytest.raises(UserError, match="another address"):
+            run(backend(server), requests(model))
+        assert not other.headers
+
+
+def test_a_model_that_is_not_served_is_told_with_those_that_are(model):
+    missing = {"error": {"message": "The model `lab` does not exist."}}
+    models = {"data": [{"id": "Qwen/Qwen3-4B"}, {"id": "gpt2\x1b[31m"}]}
+    with StandInEndpoint(lambda request: Answer(404, missing), models) as server:
+        with pytest.raises(UserError, match=r"does not serve 'lab'.*Qwen/Qwen3-4B, gpt2 ") as told:
+            run(backend(server), requests(model))
+        assert "\x1b" not in str(told.value)
+        server.models = None
+        server.complete = lambda request: Answer(404, {"detail": "Not Found"})
+        with pytest.raises(UserError, match="has no /completions"):
+            run(backend(server), requests(model))
+
+
+def test_a_reply_from_another_model_ends_the_run(model):
+    def turn(request: dict[str, Any]) -> Answer:
+        name = "lab" if len(server.asked) < 3 else "lab-distilled"
+        return Answer(body=completion(request, TEXT, model=name))
+
+    words = "mixed models: first 'lab', now 'lab-distilled'"
+    with StandInEndpoint(turn) as server, pytest.raises(UserError, match=words):
+        run(backend(server, requests_at_once=1), requests(model, tuple(range(5))))
+
+
+def test_another_tokenizer_is_noticed(model):
+    other = lambda r: Answer(body=completion(r, TEXT, token_ids=[5, 6, 7]))  # noqa: E731
+    with StandInEndpoint(other) as server, pytest.raises(UserError, match="serves another model"):
+        run(backend(server), requests(model))
+    doubled = lambda r: Answer(  # noqa: E731
+        body=completion(r, TEXT, usage={"prompt_tokens": len(r["prompt"]) + 1})
+    )
+    with StandInEndpoint(doubled) as server, pytest.raises(UserError, match="special tokens"):
+        run(backend(server), requests(model))
+
+
+# --- addresses
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["localhost:8000/v1", "ftp://host/v1", "http://", "file:///v1", "http://h:x/v1", ""]
+)
+def test_what_is_no_address_is_told_with_one(endpoint):
+    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:8000/v1"):
+        read_address(endpoint, "NO_KEY")
+
+
+def test_secrets_of_an_address_are_used_and_not_shown(model):
+    with StandInEndpoint(like_vllm(model), VLLM) as server:
+        secret = server.url.replace("//", "//ana:pass%40word@") + "/completions?api-version=hidden"
+        opened = backend(server, endpoint=secret)
+        run(opened, requests(model))
+        sent = server.headers[-1]
+        assert sent["path"] == "/v1/completions?api-version=hidden"
+        assert sent["Authorization"].startswith("Basic ")
+        server.complete = lambda r: Answer(400, {"detail": "user ana, pass@word, hidden"})
+        with pytest.raises(UserError) as caught:
+            run(backend(server, endpoint=secret), requests(model))
+    for text in (str(caught.value), str(opened.describe()), repr(read_address(secret, ""))):
+        assert "pass" not in text
+        assert "hidden" not in text
+    with pytest.raises(UserError) as caught:
+        read_address("htp://ana:password@host/v1", "")
+    assert "password" not in str(caught.value)

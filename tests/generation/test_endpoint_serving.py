@@ -7,18 +7,14 @@ as in the tokenizers of reasoning models.
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import pytest
 
 from helpers.config import RunConfig
@@ -27,11 +23,10 @@ from helpers.generation.records import GREEDY, TOO_LONG, Decoding, Request, Samp
 from helpers.generation.samples import open_backend
 from helpers.generation.sampling import generate
 from helpers.models.loading import LAB_FOLDER, identify, load_language_model, load_tokenizer
+from support.servers import free_port, running
 
 DECODING = Decoding(temperature=0.8, top_p=1.0, max_new_tokens=64, seed=1)
 QUESTIONS = ("Ana has 5 pears and eats 2. How many are left?", "What is 3 + 4?")
-STARTS = 120.0
-"""Seconds in which the server must answer: it imports torch first."""
 
 
 @pytest.fixture(scope="module")
@@ -44,42 +39,13 @@ def folder() -> Path:
 def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     pytest.importorskip("fastapi", reason="`transformers serve` needs transformers[serving]")
     pytest.importorskip("uvicorn", reason="`transformers serve` needs transformers[serving]")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    base = tmp_path_factory.mktemp("serve")
+    base, port = tmp_path_factory.mktemp("serve"), free_port()
     command = [
         sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve",
         str(folder), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu",
     ]  # fmt: skip
-    settings = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(base), "OMP_NUM_THREADS": "1"}
-    log = base / "log.txt"
-    with log.open("w") as out:
-        process = subprocess.Popen(command, env={**os.environ, **settings}, stdout=out, stderr=out)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        load_language_model(str(folder), device="cpu")  # what a test needs, while the server starts
-        _wait_for(url, process, log)
-        yield SimpleNamespace(url=f"{url}/v1", log=log)
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
-    end = time.monotonic() + STARTS
-    with httpx.Client(trust_env=False) as client:
-        while time.monotonic() < end and process.poll() is None:
-            try:
-                if client.get(f"{url}/health").is_success:
-                    return
-            except httpx.TransportError:
-                time.sleep(0.1)
-    pytest.fail(f"`transformers serve` did not start:\n{log.read_text()[-2000:]}")
+    with running(command, port, base, {"HF_HUB_OFFLINE": "1", "HF_HOME": str(base)}):
+        yield SimpleNamespace(url=f"http://127.0.0.1:{port}/v1")
 
 
 def config(server: SimpleNamespace, folder: Path, **changes: Any) -> RunConfig:
@@ -133,22 +99,17 @@ def test_a_real_server_s_samples_close_their_thinking_and_decode_back(server, fo
     assert (described["prompt_as"], described["fields"]) == ("text", "transformers")
 
 
-def test_its_most_likely_answer_is_that_of_sampling(server, folder):
-    """The same model, prompt and tokens: read through HTTP, or in this process."""
-    wanted = asked(folder, (GREEDY,))
-    found = run(open_backend(config(server, folder)), wanted)
-    lm = load_language_model(str(folder), device="cpu")
-    for batch in generate(lm, wanted, DECODING, batch_size=8):
-        for sample in batch:
-            assert found[sample.question_id, GREEDY].text == sample.text
-
-
 def test_requests_at_once_and_prompts_that_fill_the_context(server, folder):
+    """The most likely answers are those of this process: the same model, prompt and tokens."""
     full = Request("full", (5,) * 512, (0,), "x" * 4000)
-    opened = open_backend(config(server, folder, requests_at_once=4))
-    found = run(opened, [full, *asked(folder, (0, 1, 2))])
+    wanted = asked(folder, (GREEDY, 0, 1))
+    found = run(open_backend(config(server, folder, requests_at_once=4)), [full, *wanted])
     assert len(found) == 7
     assert found["full", 0].finish_reason == TOO_LONG
+    lm = load_language_model(str(folder), device="cpu")
+    greedy = [replace(request, sample_ids=(GREEDY,)) for request in wanted]
+    for sample in (s for b in generate(lm, greedy, DECODING, batch_size=8) for s in b):
+        assert found[sample.question_id, GREEDY].text == sample.text
 
 
 def test_another_name_is_refused_with_the_server_s_words(server, folder):

@@ -18,6 +18,7 @@ from helpers.generation.endpoint import RequestFormat, request_fields
 from helpers.generation.records import GREEDY, Decoding, Prompt, Request
 from helpers.generation.samples import make_prompts, sample_answers
 from helpers.hidden_states.capture import token_entropies
+from helpers.hidden_states.stored import open_hidden_states
 from helpers.models.forwards import TokenSequence
 from helpers.models.loading import identify, load_language_model
 from helpers.models.tokens import ModelTokens, model_tokens
@@ -75,6 +76,48 @@ def test_a_prompt_has_one_begin_token_however_it_is_made(begins: ModelTokens) ->
     assert [(p.id, p.text) for p in plain] == [(p.id, p.text) for p in bare]
     for prompt in make_prompts(make_config(model=begins.name, chat=True), QUESTIONS):
         assert prompt.token_ids.count(0) == 1 + prompt.text.removeprefix("<|end|>").count("<|end|>")
+
+
+def test_special_tokens_at_the_ends_of_a_prompt_are_there_once(begins: ModelTokens) -> None:
+    think = begins.tokenizer.convert_tokens_to_ids("<think>")
+    template = "<|end|>Question: {question}\nAnswer:<think>"
+    config = make_config(model=begins.name, prompt_template=template)
+    plain = make_prompts(make_config(), QUESTIONS)
+    # The lab's own tokenizer adds nothing, so that there the begin token stays in the text.
+    for each in (config, make_config(prompt_template=template)):
+        made = make_prompts(each, QUESTIONS)
+        assert [p.token_ids for p in made] == [(0, *p.token_ids, think) for p in plain]
+    bare = make_prompts(make_config(model=begins.name, prompt_template=template[7:]), QUESTIONS)
+    assert bare == make_prompts(config, QUESTIONS)  # and under the same keys
+
+
+def test_answers_and_states_are_of_the_very_tokens_of_the_prompt(
+    begins: ModelTokens, tmp_path: Path
+) -> None:
+    import torch
+
+    config = make_config(
+        model=begins.name, limit=20, k=2, max_new_tokens=8, out=tmp_path,
+        cache_dir=tmp_path / "cache", judge="final-answer", estimators=("semantic_entropy",),
+        device="cpu",
+    )  # fmt: skip
+    run_study(config, silent_progress(), until="hidden")
+    states = open_hidden_states(config.run_folder, config.positions).hidden
+    questions = pq.read_table(config.run_folder / "questions.parquet").to_pylist()
+    answers = pq.read_table(config.run_folder / "samples.parquet").to_pylist()
+    greedy = {row["question_id"]: row for row in answers if row["sample_id"] == GREEDY}
+    lm = load_language_model(begins.name, device="cpu")
+    for i, question in enumerate(questions):
+        said = greedy[question["id"]]
+        text = begins.tokenizer(f"Question: {question['question']}\nAnswer:")["input_ids"]
+        assert (text[0], text.count(0)) == (0, 1)
+        with torch.no_grad():
+            read = lm.model(torch.tensor([text + said["token_ids"]]), output_hidden_states=True)
+        logprobs = read.logits[0].log_softmax(-1)[len(text) - 1 : -1]
+        assert logprobs.argmax(-1).tolist() == said["token_ids"]
+        assert np.allclose(logprobs.max(-1).values, said["token_logprobs"], atol=2e-5)
+        at_prompt = torch.stack(read.hidden_states[:-1])[:, 0, len(text) - 1]
+        assert np.allclose(states["tbg"][i, :-1], at_prompt, atol=1e-4)
 
 
 @pytest.mark.parametrize("extras", [True, False])
@@ -148,6 +191,7 @@ def test_the_main_study_asks_the_endpoint_and_reads_the_entropies_itself(tmp_pat
         assert len(server.asked) == 20 * 3
     manifest = json.loads((config.run_folder / "manifest.json").read_text())
     assert manifest["backend"]["backend"] == "openai"
+    assert [manifest["counts"][f] for f in ("samples_retokenised", "entropies_forced")] == [60, 60]
     rows = pq.read_table(config.run_folder / "samples.parquet").to_pylist()
     assert {row["text"] for row in rows} <= {text.strip() for text in TEXTS}
     assert len({row["text"] for row in rows}) == 3

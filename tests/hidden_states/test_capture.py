@@ -11,21 +11,27 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.data.questions import lab_questions
 from helpers.errors import UserError
+from helpers.generation.records import Decoding, Request
+from helpers.generation.samples import encode_prompts, prompt_texts
+from helpers.generation.sampling import generate
 from helpers.hidden_states import capture as capture_module
-from helpers.hidden_states.capture import Capture, capture
-from helpers.hidden_states.positions import think_end_id
-from helpers.models import forwards
-from helpers.models.forwards import Backend, TokenSequence, batch_length
+from helpers.hidden_states.capture import Capture, capture, think_end_id, token_entropies
+from helpers.models import forwards, loading
+from helpers.models.forwards import TRACING, Backend, TokenSequence, batch_length
 from helpers.models.loading import LanguageModel, decoder_blocks, load_language_model
+from helpers.studies.registry import make_config
 from support.tiny_models import (
     ARCHITECTURES,
     END_THINK,
     N_LAYERS,
     WIDTH,
     byte_tokenizer,
+    random_model,
     save_language_model,
 )
+from tests.benchmarks.live_tensors import watch
 
 END, CLOSE = 0, 2  # <|end|> and </think> of the byte tokenizer
 POSITIONS = ("tbg", "answer_last", "answer_second_last", "answer_mean", "think_end")
@@ -149,19 +155,7 @@ def test_both_backends_give_the_same_bits(lm, dtype):
         by_hooks = capture(lm, sequences, POSITIONS, batch_tokens=90, backend="plain", **asked)
         assert same_bits(by_nnsight, by_hooks)
         assert by_hooks.hidden["tbg"].std() > 0.1
-
-
-def test_both_backends_give_the_same_bits_of_the_lab():
-    lm = load_language_model("lab", device="cpu")
-    texts = ["Question: How many apples has Anna?\nAnswer:", "Question: 3 + 4 =\nAnswer: 7"]
-    sequences = [TokenSequence(tuple(lm.tokenizer(t)["input_ids"]), (5, CLOSE, 17)) for t in texts]
-    found = [capture(lm, sequences, ("tbg", "think_end"), backend=b) for b in BACKENDS]
-    assert same_bits(*found)
-    for i, sequence in enumerate(sequences):
-        at = len(sequence.prompt_ids) + 1
-        np.testing.assert_allclose(
-            found[1].hidden["think_end"][i], plain_states(lm, sequence)[:, at], rtol=0, atol=1e-4
-        )
+        assert by_hooks.hidden["tbg"].dtype == np.float32
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -238,22 +232,6 @@ def test_batches_padding_and_budget_change_nothing(lm):
         np.testing.assert_allclose(whole.hidden["tbg"][i], states[:, tbg], rtol=0, atol=1e-4)
 
 
-def test_a_trained_model_of_another_make(shared_data):
-    lm = load_language_model(str(shared_data / "models" / "stories260k"), device="cpu")
-    texts = ["Once upon a time there was a dog.", "Lily had 3 apples", "The sun"]
-    sequences = []
-    for text in texts:
-        ids = tuple(lm.tokenizer(text)["input_ids"])
-        sequences.append(TokenSequence(ids[:-2], ids[-2:]))
-    found = capture(lm, sequences, ("tbg", "answer_mean"))
-    for i, sequence in enumerate(sequences):
-        states, n = plain_states(lm, sequence), len(sequence.prompt_ids)
-        for name, span in (("tbg", (n - 1, n)), ("answer_mean", (n, n + 2))):
-            np.testing.assert_allclose(
-                found.hidden[name][i], expected_at(states, span), rtol=0, atol=1e-4
-            )
-
-
 def test_the_token_embedding_knows_no_position(models):
     lm = models["gpt2"]
     sequences = [TokenSequence((9,) * n, (4,)) for n in (1, 7, 20)]
@@ -311,31 +289,6 @@ def test_only_the_asked_layers_are_kept_and_none_below_them_runs(lm):
     assert ran == []
 
 
-def test_only_the_asked_positions_are_kept(lm, monkeypatch):
-    sequences = random_sequences(7, len(lm.tokenizer))
-    sizes, plain = [], capture_module._capture_batch
-
-    def watch(*given):
-        states = plain(*given)
-        sizes.append(states.shape)
-        return states
-
-    monkeypatch.setattr(capture_module, "_capture_batch", watch)
-    progress: list[tuple[int, int]] = []
-    found = capture(
-        lm, sequences, ("tbg", "answer_mean"), batch_tokens=120,
-        progress=lambda n, tokens: progress.append((n, tokens)),
-    )  # fmt: skip
-    assert len(sizes) > 1
-    assert {size[:1] + size[2:] for size in sizes} == {(2, N_LAYERS + 1, WIDTH)}
-    assert [size[1] for size in sizes] == [n for n, _ in progress]
-    assert sum(n for n, _ in progress) == 7
-    assert sum(tokens for _, tokens in progress) == sum(len(s) for s in sequences)
-    for states in found.hidden.values():
-        assert states.shape == (7, N_LAYERS + 1, WIDTH)
-        assert states.dtype == np.float32
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_out_of_memory_halves_the_batch_and_changes_nothing(models, monkeypatch, backend):
     lm = models["llama"]
@@ -372,14 +325,6 @@ def test_states_that_are_not_finite_are_an_error(models):
         hook.remove()
 
 
-def test_half_precision_states_come_as_float32(models):
-    folder = models["llama"].identity.folder
-    lm = load_language_model(str(folder), device="cpu", dtype="bfloat16")
-    found = capture(lm, random_sequences(2, 100), ("tbg", "answer_mean"))
-    assert lm.model.dtype == torch.bfloat16
-    assert {states.dtype for states in found.hidden.values()} == {np.dtype(np.float32)}
-
-
 def test_a_tokenizer_without_thinking_tags_has_no_end_of_thinking(models):
     assert think_end_id(models["llama"].tokenizer) == CLOSE
     for kwargs in ({}, {"unk_token": "<|end|>"}):
@@ -391,25 +336,145 @@ def test_a_tokenizer_without_thinking_tags_has_no_end_of_thinking(models):
         capture(lm, [TokenSequence((5,), (6,))], ("tbg", "think_end"))
 
 
-ORDERS = {
-    "nnsight first": "import_nnsight()\nimport marimo\n",
-    "marimo first": "import marimo\nimport_nnsight()\n",
-}
-
-
-@pytest.mark.parametrize("order", ORDERS)
-def test_nnsight_and_marimo_can_be_imported_in_either_order(order, root):
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import_nnsight()\nimport marimo",
+        # As in the application; sentence-transformers draws in IPython then, where there is one.
+        "import marimo\nimport_nnsight()\nfrom helpers.meanings.judges import deny_jupyter\n"
+        "deny_jupyter()\nimport sentence_transformers",
+    ],
+    ids=["nnsight first", "marimo first"],
+)
+def test_nnsight_and_marimo_can_be_imported_in_either_order(imports, root):
     program = (
-        "from helpers.models.forwards import import_nnsight\n"
-        + ORDERS[order]
-        + "import marimo._server.asgi, os\n"
+        f"from helpers.models.forwards import import_nnsight\n{imports}\n"
+        "import marimo._server.asgi, os\n"
         "nnsight = import_nnsight()\n"
         "assert not hasattr(object(), 'save') and not hasattr([], 'save')\n"
         "assert 'NNSIGHT_CONFIG' not in os.environ\n"
         "assert marimo.App() is not None and callable(nnsight.save)\n"
         "print('both')"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
     assert done.stdout == "both\n", done.stderr
+
+
+# --- entropies by one forward --------------------------------------------------------------------
+
+
+def sequences_of(vocabulary: int, lengths: list[tuple[int, int]]) -> list[TokenSequence]:
+    rng = np.random.default_rng(2)
+    return [
+        TokenSequence(
+            tuple(rng.integers(3, vocabulary, prompt).tolist()),
+            tuple(rng.integers(0, vocabulary, answer).tolist()),
+        )
+        for prompt, answer in lengths
+    ]
+
+
+LENGTHS = [(1, 1), (4, 30), (30, 2), (5, 0), (60, 36), (7, 9)]
+
+
+def all_logits(lm: LanguageModel, sequence: TokenSequence) -> tuple[np.ndarray, np.ndarray]:
+    """Entropies and log-probabilities from all logits of one sequence, in float64."""
+    ids = torch.tensor([[*sequence.prompt_ids, *sequence.answer_ids]])
+    with torch.no_grad():
+        logits = lm.model(input_ids=ids, use_cache=False).logits[0].double().numpy()
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    at = np.arange(len(sequence.prompt_ids), len(sequence)) - 1
+    rows = p[at]
+    with np.errstate(divide="ignore"):
+        entropies = -(rows * np.log(np.where(rows > 0, rows, 1))).sum(-1)
+        return entropies, np.log(rows[np.arange(len(rows)), list(sequence.answer_ids)])
+
+
+def test_they_are_those_of_all_logits_whatever_the_batches_and_blocks(lm):
+    sequences = sequences_of(len(lm.tokenizer), LENGTHS)
+    expected = [all_logits(lm, s) for s in sequences]
+    spread = np.concatenate([e for e, _ in expected])
+    assert spread.std() > 0.05  # a model that is equally unsure everywhere would show nothing
+    for batch_tokens, block_rows in ((16_384, 256), (1, 1), (100, 7)):
+        found = token_entropies(lm, sequences, batch_tokens=batch_tokens, block_rows=block_rows)
+        assert [len(f.entropies) for f in found] == [len(s.answer_ids) for s in sequences]
+        for each, (entropies, logprobs) in zip(found, expected, strict=True):
+            np.testing.assert_allclose(each.entropies, entropies, rtol=0, atol=1e-4)
+            np.testing.assert_allclose(each.logprobs, logprobs, rtol=0, atol=1e-4)
+            assert each.entropies.dtype == each.logprobs.dtype == np.float32
+
+
+def test_they_are_those_that_sampling_saw():
+    config, lm = make_config("lab"), load_language_model("lab", device="cpu")
+    prompts = prompt_texts(config, [q.question for q in lab_questions(5, 0)])
+    ids = encode_prompts(config, lm, prompts)
+    requests = [Request(str(i), tuple(p), (0, 1, 2)) for i, p in enumerate(ids)]
+    # Drawn at a temperature and from a nucleus: what is kept is neither tempered nor cut.
+    decoding = Decoding(temperature=1.3, top_p=0.95, max_new_tokens=40, seed=0)
+    samples = [s for b in generate(lm, requests, decoding, batch_size=8) for s in b]
+    assert any(s.token_ids[-1] in lm.end_ids for s in samples)
+    sequences = [TokenSequence(tuple(ids[int(s.question_id)]), s.token_ids) for s in samples]
+    counted: list[tuple[int, int]] = []
+    found = token_entropies(
+        lm, sequences, batch_tokens=700, progress=lambda n, t: counted.append((n, t))
+    )
+    for sample, each in zip(samples, found, strict=True):
+        np.testing.assert_allclose(each.entropies, sample.token_entropies, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(each.logprobs, sample.token_logprobs, rtol=0, atol=1e-4)
+    assert max(e.entropies.max() for e in found) > 0.5
+    assert len(counted) > 1
+    assert np.sum(counted, axis=0).tolist() == [15, sum(len(s) for s in sequences)]
+
+
+def test_all_logits_never_exist_at_once():
+    lm = random_model(vocabulary=300_000)
+    lm.model.to(torch.bfloat16)
+    sequences = sequences_of(1000, [(4, 30)] * 3)
+    head, blocks = lm.model.get_output_embeddings(), []
+    hook = head.register_forward_hook(lambda m, given, out: blocks.append(len(given[0])))
+    found = watch(lambda: token_entropies(lm, sequences, block_rows=8))
+    hook.remove()
+    assert blocks == [1, *[8] * 11, 2]  # one to see what the model does to its logits
+    # Two float32 copies of a block's logits, where all logits are 90 rows in bfloat16.
+    assert found.peak == pytest.approx(2 * 4 * 8 * 300_000, rel=0.1)
+    assert found.peak < 2 * 90 * 300_000 / 2
+
+
+def test_after_nnsight_and_within_its_lock_they_are_the_same(models):
+    lm = models["llama"]
+    sequences = sequences_of(len(lm.tokenizer), LENGTHS)
+    before = token_entropies(lm, sequences)
+    capture(lm, sequences, ("tbg",))
+    with TRACING:
+        after = token_entropies(lm, sequences)
+    assert [b.entropies.tobytes() for b in before] == [a.entropies.tobytes() for a in after]
+
+
+def test_logits_that_are_not_finite_are_an_error(models):
+    lm = models["qwen3"]
+    block = loading.decoder_blocks(lm.model)[1][1]
+
+    def spoil(module: object, given: tuple, out: torch.Tensor) -> torch.Tensor:
+        return out * torch.nan if out.shape[1] > 1 else out
+
+    hook = block.register_forward_hook(spoil)
+    try:
+        with pytest.raises(UserError, match=r"logits that are not finite; try --dtype float32"):
+            token_entropies(lm, sequences_of(100, [(3, 4)]))
+    finally:
+        hook.remove()
+
+
+def test_a_model_that_changes_its_logits_in_an_unknown_way_is_refused(models, monkeypatch):
+    lm = models["gpt2"]
+    right = lm.model.forward
+
+    def scaled(*args, **kwargs):
+        out = right(*args, **kwargs)
+        out.logits = out.logits / 8
+        return out
+
+    monkeypatch.setattr(lm.model, "forward", scaled)
+    with pytest.raises(UserError, match=r"GPT2LMHeadModel changes the result of its output layer"):
+        token_entropies(lm, sequences_of(100, [(3, 4)]))

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from helpers.errors import UserError
-from helpers.hidden_states.capture import capture
-from helpers.hidden_states.positions import POSITIONS, find_place, last_subtoken, text_span
+from helpers.hidden_states.capture import POSITIONS, capture, find_place, last_subtoken, text_span
 from helpers.models.forwards import TokenSequence
 from helpers.models.loading import LanguageModel, load_language_model
 from helpers.models.tokens import tokenise
@@ -68,9 +67,6 @@ def test_a_span_outside_of_the_sequence_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=r"'word': tokens .* of a sequence of 5"):
         find_place(lm, TokenSequence((5, 6, 7), (8, 9), {"word": span}), "word")
-
-
-def test_a_position_that_nobody_knows_is_refused(lm: LanguageModel) -> None:
     with pytest.raises(ValueError, match="unknown position 'word'"):
         capture(lm, [TokenSequence((5,), (6,))], ("word",))
 

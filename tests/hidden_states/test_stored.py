@@ -110,26 +110,10 @@ def count_captures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def test_the_last_of_several_ends_of_thinking_counts(tmp_path, store, tiny):
-    config = config_in(tmp_path, model=tiny["qwen3"])
-    lm = load_language_model(tiny["qwen3"], device="cpu")
-    prompt, answer = (50, CLOSE, 51), (60, CLOSE, 61, CLOSE, 62, 0)
-    found = read(config, [TokenSequence(prompt, answer)], store)
-    until = capture(lm, [TokenSequence(prompt, answer[:4])], ("answer_last",))
-    states = found.hidden["think_end"]
-    np.testing.assert_allclose(states, until.hidden["answer_last"], rtol=0, atol=1e-4)
-    assert isinstance(states, np.memmap)
-    assert found.token_ids["think_end"].tolist() == [CLOSE]
-    assert (found.token_embedding == until.token_embedding).all()
-
-
 def test_batches_and_backends_change_no_key_and_no_bit(tmp_path, tiny, monkeypatch):
     sequences = made_up_rows()
     files = []
-    for name, how in (
-        ("a", {"hidden_backend": "nnsight"}),
-        ("b", {"hidden_backend": "plain"}),
-    ):
+    for name, how in (("a", {"hidden_backend": "nnsight"}), ("b", {"hidden_backend": "plain"})):
         config = config_in(tmp_path / name, model=tiny["qwen3"], **how)
         store = Store(config.cache_dir)
         read(config, sequences, store)
@@ -253,18 +237,6 @@ def test_in_order_a_position_more_and_rows_more_repeat_nothing(tmp_path, store, 
     own = read(config, named, store, **how)
     assert seen == [4, 4, 2] * 3
     assert own.token_ids["think_end"].tolist() == [s.prompt_ids[0] for s in sequences]
-
-
-def test_a_question_of_very_many_runs_is_cut(tmp_path, store, tiny, monkeypatch):
-    seen = count_captures(monkeypatch)
-    config = config_in(tmp_path, model=tiny["qwen3"])
-    sequences = made_up_rows(n_prompts=2, k=9)
-    found = read(config, sequences, store, company=replace(BY_PROMPT, rows=4))
-    assert max(seen) <= 4
-    assert sum(seen) == 18
-    lm = load_language_model(tiny["qwen3"], device="cpu")
-    plain = capture(lm, sequences, AT).hidden["think_end"]
-    np.testing.assert_allclose(found.hidden["think_end"], plain, rtol=0, atol=1e-4)
 
 
 def damage(path: Path) -> None:

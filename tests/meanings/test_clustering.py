@@ -51,26 +51,6 @@ def test_ids_count_up_in_order_of_first_appearance(answers, relation):
         assert first_seen == list(range(len(first_seen)))
 
 
-def test_no_member_is_stolen_by_a_later_founder():
-    # a~c and b~c but not a~b: c was first claimed by a and stays there.
-    relation = {("a", "c"), ("b", "c")}
-    ids = cluster_many([["a", "b", "c"]], lambda qs: [(q.a, q.b) in relation for q in qs])
-    assert ids == [[0, 1, 0]]
-    assert cluster_naive(["a", "b", "c"], lambda a, b: (a, b) in relation) == [0, 1, 0]
-
-
-def test_the_founder_is_the_first_of_the_pair():
-    ids = cluster_many([["a", "b"], ["b", "a"]], lambda qs: [(q.a, q.b) == ("a", "b") for q in qs])
-    assert ids == [[0, 0], [0, 1]]
-
-
-def test_identical_texts_are_never_put_to_the_judge():
-    def judge(queries: list[PairQuery]) -> list[bool]:
-        raise AssertionError(f"asked for {queries}")
-
-    assert cluster_many([["x"] * 4, [], ["y"]], judge) == [[0, 0, 0, 0], [], [0]]
-
-
 def test_a_pair_shared_by_questions_without_context_is_asked_once():
     calls: list[list[PairQuery]] = []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,11 @@ from helpers.meanings.judges import (
     cosine_judge,
     deny_jupyter,
     final_answer_equivalence,
+    judge_all_pairs,
     nli_judge,
 )
 from helpers.models.loading import ModelIdentity
+from helpers.progress import progress_through, silent_progress
 from support.tiny_models import LABELS, save_classifier, save_language_model, save_sentence_encoder
 
 ANSWERS = (
@@ -37,6 +41,12 @@ ANSWERS = (
     "",
     "The answer is 19, and it is a rather long answer for a number so small.",
 )
+ODD = (
+    ("the café is open", "the cafe is open"), ("a\u2028line", "a line"), ("𝟏𝟐 apples", "12 apples"),
+    ("日本語の文", "文の語本日"), ("👩‍🔬 works", "👩 works"), ("e\u0301t\u00e9", "\u00e9te\u0301"),
+    ("tab\there", "tab here"), ("[SEP] [CLS]", "</s> <s>"), ("", "nothing"),
+)  # fmt: skip
+"""Pairs whose two texts differ in what a careless step would throw away."""
 QUERIES = [PairQuery("How many?", a, b) for a in ANSWERS for b in ANSWERS if a != b]
 PAIRS = [(q.a, q.b) for q in QUERIES]
 
@@ -90,10 +100,43 @@ def test_pairs_in_batches_are_judged_as_they_are_one_at_a_time(classifier):
     assert alone.counts.forwards > 6 * together.counts.forwards
 
 
-def test_a_pair_longer_than_the_model_is_cut(classifier):
-    long = "one two three four " * 40
-    found = nli_judge(classifier).probabilities([(long, "19"), (long, long)])
-    assert found.sum(1) == pytest.approx([1, 1], abs=1e-5)
+def test_of_a_pair_longer_than_the_model_the_longer_text_loses_its_end(classifier):
+    long, short = "one two three four " * 40, "It is four."
+    judge = nli_judge(classifier)
+
+    def differ(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
+        first, second = judge.probabilities([a, b])  # type: ignore[list-item]
+        return bool(np.abs(first - second).max() > 1e-4)
+
+    for pair in ((long, short), (short, long)):
+        for text, end, seen in ((long, True, False), (long, False, True), (short, True, True)):
+            other = text[:-1] + "#" if end else "#" + text[1:]
+            assert differ(pair, tuple(other if t == text else t for t in pair)) == seen
+
+
+def test_odd_characters_are_neither_lost_nor_confused(classifier):
+    judge = nli_judge(classifier, batch_size=4)
+    for odd, plain in ODD:
+        first, second = judge.probabilities(
+            [(odd, "Someone is here."), (plain, "Someone is here.")]
+        )
+        assert np.abs(first - second).max() > 1e-5, odd
+    alone = [nli_judge(classifier).probabilities([pair])[0] for pair in ODD]
+    assert judge.probabilities(list(ODD)) == pytest.approx(np.array(alone), abs=2e-5)
+
+
+def test_real_pairs_are_judged_alike_in_any_batch_and_order(classifier, shared_data):
+    (path,) = (shared_data / "nli").glob("mnli*.txt")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        both = [(row["premise"], row["hypothesis"]) for row in rows]
+    foreign = [pair for pair in both if not (pair[0] + pair[1]).isascii()]
+    pairs = list(dict.fromkeys([*foreign, *both[:: len(both) // 100][:100]]))
+    expected = nli_judge(classifier, batch_size=1).probabilities(pairs)
+    order = np.random.default_rng(0).integers(len(pairs), size=2 * len(pairs))
+    for size in (7, 1000):
+        found = nli_judge(classifier, batch_size=size).probabilities([pairs[i] for i in order])
+        assert found == pytest.approx(expected[order], abs=2e-5)
 
 
 def test_the_order_and_the_case_of_the_labels_make_no_difference(classifier, folder):
@@ -283,11 +326,6 @@ def test_the_threshold_is_the_best_of_all(rows):
     assert balanced(best_cosine_threshold(similarities, same)) == pytest.approx(best)
 
 
-def test_the_threshold_lies_midway_between_the_kinds():
-    found = best_cosine_threshold(np.array([0.9, 0.2, 0.8, 0.4]), np.array([1, 0, 1, 0], bool))
-    assert found == pytest.approx(0.6)
-
-
 @pytest.mark.parametrize(("kind", "words"), [(True, "the same"), (False, "another")])
 def test_a_threshold_cannot_be_chosen_from_pairs_of_one_kind(kind, words):
     with pytest.raises(UserError, match=rf"all 2 .* have {words} final.*--cosine-threshold"):
@@ -300,3 +338,124 @@ def test_the_final_answer_judge_compares_numbers_as_numbers_and_no_answer_with_n
     queries = [PairQuery("", a, b) for a, b in product(same + other, repeat=2) if a != b]
     expected = [q.a in same and q.b in same for q in queries]
     assert final_answer_equivalence(queries) == expected
+
+
+# --- judging all pairs ---------------------------------------------------------------------------
+
+
+QUESTIONS = ("How many apples?", "How many cars?", "And now?")
+TEXTS = (
+    ("19", "She has 19 apples.", "19", "It is nineteen", "no idea"),
+    ("7 cars are left.", "19", "", "She has 19 apples.", "7 cars are left."),
+    ("yes", "yes", "yes", "yes", "yes"),
+)
+# Of the first question 4 different texts, of the second 4, two of them shared.
+UNIQUE_PAIRS = 4 * 3 + 4 * 3 - 2
+
+
+def one_at_a_time(classifier: str, with_question: bool = False) -> np.ndarray:
+    judge = nli_judge(classifier, batch_size=1)
+    found = np.empty((3, 5, 5, 3))
+    for q, (question, texts) in enumerate(zip(QUESTIONS, TEXTS, strict=True)):
+        for i, a in enumerate(texts):
+            for j, b in enumerate(texts):
+                pair = (f"{question} {a}", f"{question} {b}") if with_question else (a, b)
+                found[q, i, j] = (0, 0, 1) if a == b else judge.probabilities([pair])[0]
+    return found
+
+
+@pytest.mark.parametrize("with_question", [False, True])
+@pytest.mark.parametrize("chunk", [5, 2048])
+def test_all_pairs_are_judged_once_as_they_are_one_at_a_time(
+    classifier, with_question, chunk, monkeypatch, forwards, store
+):
+    monkeypatch.setattr(judges, "PAIRS_AT_ONCE", chunk)
+    judge = nli_judge(classifier, batch_size=7, with_question=with_question, store=store)
+    seen: list[tuple[int, int]] = []
+    progress = progress_through(lambda state: seen.append((state.done, state.total)))
+    found = judge_all_pairs(judge, TEXTS, QUESTIONS, progress)
+    asked = [pair for batch in forwards for pair in batch]
+    assert len(asked) == len(set(asked)) == UNIQUE_PAIRS + 2 * with_question
+    assert (seen[0], seen[-1]) == ((0, len(asked)), (len(asked), len(asked)))
+    assert all(a != b for a, b in asked)
+    assert found.dtype == np.float32
+    assert np.abs(found - found.transpose(0, 2, 1, 3)).max() > 0.1  # premise is not hypothesis
+    forwards.clear()
+    fewer = [row[1:] for row in TEXTS[::-1]]
+    again = judge_all_pairs(judge, fewer, QUESTIONS[::-1], silent_progress())
+    assert again == pytest.approx(found[::-1, 1:, 1:])
+    assert forwards == []  # it was stored
+    assert found == pytest.approx(one_at_a_time(classifier, with_question), abs=1e-5)
+
+
+def test_a_killed_run_keeps_what_was_judged(classifier, store, forwards, monkeypatch):
+    monkeypatch.setattr(judges, "PAIRS_AT_ONCE", 8)
+    whole = judge_all_pairs(
+        nli_judge(classifier, batch_size=4), TEXTS, QUESTIONS, silent_progress()
+    )
+    forwards.clear()
+    counted = NliJudge._forward
+
+    def dies(self: NliJudge, pairs: list[tuple[str, str]]) -> np.ndarray:
+        if len(forwards) == 3:
+            raise KeyboardInterrupt
+        return counted(self, pairs)
+
+    judge = nli_judge(classifier, batch_size=4, store=store)
+    monkeypatch.setattr(NliJudge, "_forward", dies)
+    with pytest.raises(KeyboardInterrupt):
+        judge_all_pairs(judge, TEXTS, QUESTIONS, silent_progress())
+    monkeypatch.setattr(NliJudge, "_forward", counted)
+    found = judge_all_pairs(judge, TEXTS, QUESTIONS, silent_progress())
+    asked = [pair for batch in forwards for pair in batch]
+    assert len(asked) == len(set(asked)) == UNIQUE_PAIRS
+    assert (found == whole).all()  # to the bit: the batches are those of an undisturbed run
+
+
+def test_questions_with_other_numbers_of_answers_are_refused(classifier):
+    with pytest.raises(ValueError, match=r"rows of \[1, 2\] answers"):
+        judge_all_pairs(nli_judge(classifier), [("a", "b"), ("c",)], ("", ""), silent_progress())
+
+
+class TableJudge(NliJudge):
+    """A judge that says of a pair what its hash says, and remembers what it was asked."""
+
+    def probabilities(self, pairs):
+        ASKED.extend(pairs)
+        return np.array([said_of(*pair) for pair in pairs]).reshape(len(pairs), 3)
+
+
+ASKED: list[tuple[str, str]] = []
+
+
+def said_of(premise: str, hypothesis: str) -> np.ndarray:
+    digest = hashlib.sha256(f"{premise}\0{hypothesis}".encode()).digest()
+    weights = np.frombuffer(digest[:3], np.uint8) + 1.0
+    return weights / weights.sum()
+
+
+@given(
+    st.integers(1, 4).flatmap(
+        lambda k: st.lists(
+            st.tuples(st.lists(st.sampled_from("abcde"), min_size=k, max_size=k), st.text("Q?")),
+            min_size=1,
+            max_size=5,
+        )
+    ),
+    st.booleans(),
+)
+def test_every_entry_is_what_the_judge_says_of_its_own_pair(rows, with_question):
+    texts, contexts = [row for row, _ in rows], [context for _, context in rows]
+    identity = ModelIdentity("table", Path(), "", "")
+    judge = TableJudge(identity, "strict", with_question, "cpu", 8, None, JudgeCounts())
+    ASKED.clear()
+    found = judge_all_pairs(judge, texts, contexts, silent_progress())
+    expected = set()
+    for q, (row, context) in enumerate(rows):
+        put = [f"{context} {text}" if with_question else text for text in row]
+        for i, a in enumerate(put):
+            for j, b in enumerate(put):
+                said = (0, 0, 1) if a == b else said_of(a, b)
+                assert found[q, i, j] == pytest.approx(said, abs=1e-6)
+                expected |= {(a, b)} - {(a, a)}
+    assert sorted(ASKED) == sorted(expected)

@@ -11,7 +11,7 @@ import shutil
 import signal
 import sqlite3
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,6 @@ from helpers.store.cache import Store, TextDisk, content_key
 from helpers.store.files import DamagedEntry, read_arrays, write_arrays, write_bytes, write_json
 
 KEY, OTHER = content_key(n=1), content_key(n=2)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(tmp_path / "cache")
-    yield opened
-    opened.close()
 
 
 def index_of(store: Store) -> sqlite3.Connection:
@@ -208,16 +201,6 @@ def test_a_damaged_value_is_refused_by_name_and_computed_again(
         assert store.get(KEY) == "nine plums"
 
 
-def test_bytes_that_are_no_text_are_damage_too(store: Store) -> None:
-    store.put(KEY, "nine plums")
-    index_of(store).execute("UPDATE Cache SET value = CAST(x'61ff62' AS TEXT)")
-    with pytest.warns(UserWarning, match=f"{KEY} is refused"):
-        assert store.get(KEY) is None
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # it was removed, and is not found damaged twice
-        assert store.get(KEY) is None
-
-
 def test_every_flipped_or_missing_byte_of_an_array_file_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     write_arrays(path, {"x": np.arange(3.0), "y": np.arange(4, dtype=np.float16)})
@@ -313,12 +296,6 @@ def test_a_killed_process_leaves_whole_batches(tmp_path: Path) -> None:
     store.put_many(second)
     assert store.get_many(second) == second
     store.close()
-
-
-def test_a_batch_with_a_value_that_is_no_json_stores_nothing(store: Store) -> None:
-    with pytest.raises(TypeError):
-        store.put_many({KEY: 1, OTHER: object()})
-    assert store.get_many([KEY, OTHER]) == {}
 
 
 # --- disks and folders ---------------------------------------------------------------------------

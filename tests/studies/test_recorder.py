@@ -203,4 +203,5 @@ def test_what_did_not_fit_is_counted(tmp_path: Path) -> None:
     assert counts["samples_cut_off"] <= counts["samples"]
     asked, done = counts["p_true_shots_asked"], counts["p_true_shots"]
     assert (asked, done + counts["p_true_shots_dropped"]) == (6, 6)
+    assert counts["p_true_shots_lacking"] == 0  # there are enough graded training questions
     assert counts["p_true_shots_dropped"] > 0

@@ -6,19 +6,16 @@ Tests that use it are skipped, with the reason, where Chromium or Playwright is 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from support.servers import free_port, running
 
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-background-networking",
@@ -43,6 +40,11 @@ class Window:
         """What can be read on the page."""
         return str(self.page.inner_text("body"))
 
+    def overflow(self) -> int:
+        """Pixels by which the page is wider than its window."""
+        root = "document.documentElement"
+        return int(self.page.evaluate(f"{root}.scrollWidth - {root}.clientWidth"))
+
     def until(self, words: str, seconds: float = 60) -> None:
         """Wait for words to stand on the page."""
         self.page.get_by_text(words).first.wait_for(timeout=1000 * seconds)
@@ -57,35 +59,38 @@ def chromium() -> str:
     return found
 
 
+_browsers: list[Any] = []
+"""The browser that is open: Playwright allows one, whose pages know nothing of each other."""
+
+
 @contextlib.contextmanager
 def window(width: int = 1440, height: int = 1000, *, offline: bool = False) -> Iterator[Window]:
-    """An empty page of a browser of its own."""
+    """An empty page."""
     path = chromium()
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=path, args=[*FLAGS, OTHER_HOSTS])
-        try:
-            page = browser.new_page(viewport={"width": width, "height": height})
-            opened = Window(page)
+    with contextlib.ExitStack() as stack:
+        if not _browsers:
+            play = stack.enter_context(sync_playwright())
+            _browsers.append(play.chromium.launch(executable_path=path, args=[*FLAGS, OTHER_HOSTS]))
+            stack.callback(lambda: _browsers.pop().close())
+        page = _browsers[0].new_page(viewport={"width": width, "height": height})
+        stack.callback(page.close)
+        opened = Window(page)
 
-            page.on("requestfailed", lambda request: _refused(opened, request.url))
-            page.on("console", lambda said: _note(opened.errors, said))
-            page.on("pageerror", lambda error: opened.errors.append(str(error)))
-            page.context.set_offline(offline)
-            yield opened
-        finally:
-            browser.close()
+        def refused(request: Any) -> None:
+            if not request.url.startswith(LOCAL):
+                opened.refused.append(request.url)
 
+        def said(message: Any) -> None:
+            if message.type == "error":
+                opened.errors.append(message.text)
 
-def _refused(opened: Window, url: str) -> None:
-    if not url.startswith(LOCAL):
-        opened.refused.append(url)
-
-
-def _note(errors: list[str], said: Any) -> None:
-    if said.type == "error":
-        errors.append(said.text)
+        page.on("requestfailed", refused)
+        page.on("console", said)
+        page.on("pageerror", lambda error: opened.errors.append(str(error)))
+        page.context.set_offline(offline)
+        yield opened
 
 
 @contextlib.contextmanager
@@ -96,44 +101,8 @@ def served(mode: str, notebook: Path, *flags: str, **environment: str) -> Iterat
         sys.executable, "-m", "marimo", "-q", mode, str(notebook), "--headless", "--no-token",
         "--host", "127.0.0.1", "--port", str(port), "--", *flags,
     ]  # fmt: skip
-    inherited = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    server = subprocess.Popen(
-        [part for part in command if part],
-        cwd=notebook.parent,
-        env={**inherited, **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        _wait(f"{address}/health", server)
-        yield address
-    finally:
-        server.terminate()
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def _wait(address: str, server: subprocess.Popen, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        assert server.poll() is None, f"the server left with status {server.returncode}"
-        try:
-            with urllib.request.urlopen(address, timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-    raise AssertionError(f"{address}: no answer in {seconds} s")
+    with running(command, port, notebook.parent, {"HF_HUB_OFFLINE": "1", **environment}):
+        yield f"http://127.0.0.1:{port}"
 
 
 MATHJAX = "mathjax"

@@ -1,6 +1,4 @@
-"""A made-up `analysis.parquet`, for trying and testing what reads one.
-
-    python tests/support/made_up_analysis.py FILE --questions 600 --runs 10
+"""A made-up `analysis.parquet`, for testing what reads one.
 
 Harder questions are answered wrong more often, in more ways and after longer thinking; every probe
 sees some of that. A few rows hold hostile and very long texts.
@@ -8,8 +6,6 @@ sees some of that. A few rows hold hostile and very long texts.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,9 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-if __name__ == "__main__":  # as a script: the repository is the folder above
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from helpers.analysis_table.about import (
     PROBE_PARTS,
@@ -80,9 +73,7 @@ def make_analysis(
         model="made-up/model",
         entropy_of="final-answer",
         threshold=THRESHOLD,
-        datasets={"lab": "in", "lab:ood": "ood"}
-        if "lab:ood" in narrow["dataset"]
-        else {"lab": "in"},
+        datasets={"lab": "in"} | ({"lab:ood": "ood"} if "lab:ood" in narrow["dataset"] else {}),
         place="think_end",
         layers={"correctness": 3, "semantic_entropy": 4},
         undefined={name: "train has one class only (made up)" for name in undefined},
@@ -278,54 +269,8 @@ def _texts(
     }
 
 
-_WORDS = [
-    "so",
-    "we",
-    "add",
-    "the",
-    "3",
-    "apples",
-    "to",
-    "those",
-    "in",
-    "box",
-    "and",
-    "get",
-    "then",
-    "check",
-    "it",
-    "again",
-    "wait",
-    "no",
-    "yes",
-]
+_WORDS = "so we add the 3 apples to those in box and get then check it again wait no yes".split()  # noqa: SIM905
 
 
 def _thinking(rng: np.random.Generator, count: int) -> list[str]:
     return [f" {_WORDS[i]}" for i in rng.integers(0, len(_WORDS), count)]
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--questions", type=int, default=600)
-    parser.add_argument("--runs", type=int, default=10)
-    parser.add_argument("--tokens", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--undefined", nargs="*", default=(), help="predictors without a value")
-    parser.add_argument("--no-entropies", action="store_true", help="as from an endpoint")
-    parser.add_argument("--no-references", action="store_true", help="nothing is graded")
-    parser.add_argument("--ood", type=float, default=0.25, help="share of questions")
-    given = parser.parse_args()
-    make_analysis(
-        given.file,
-        questions=given.questions,
-        runs=given.runs,
-        tokens=given.tokens,
-        seed=given.seed,
-        undefined=given.undefined,
-        entropies=not given.no_entropies,
-        references=not given.no_references,
-        ood=given.ood,
-    )
-    print(f"{given.file}: {given.file.stat().st_size:,} bytes")

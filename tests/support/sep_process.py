@@ -7,7 +7,6 @@ import os
 import select
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,43 +16,45 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 _SEP = """
 import sys
-from helpers.cli.main import main
-sys.exit(main(sys.argv[1:]))
-"""
 
-_IDENTIFY = """
-import sys
-from helpers.progress import run_safely
-from helpers.models.loading import identify
+def do(arguments):
+    from helpers.models.loading import identify
+    from helpers.progress import run_safely
+    from helpers.store.hub import fetch_model
 
-def show():
-    found = identify(*sys.argv[1:])
-    print(found.folder, found.model_hash, found.tokenizer_hash)
+    fetch_model.cache_clear()
+    if arguments[0] != "identify":
+        from helpers.cli.main import main
 
-sys.exit(run_safely(show))
-"""
+        return main(arguments)
 
-_WORKER = """
-import contextlib, io, json, sys, traceback
-from helpers.cli.main import main
-from helpers.progress import run_safely
-from helpers.models.loading import identify
+    def show():
+        found = identify(*arguments[1:])
+        print(found.folder, found.model_hash, found.tokenizer_hash)
 
+    return run_safely(show)
+
+if len(sys.argv) > 1:
+    sys.exit(do(sys.argv[1:]))
+
+import contextlib, io, json, time, traceback, types
+from helpers.store import hub
+
+hub.time = types.SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
 answers = sys.stdout
 for line in sys.stdin:
-    arguments = json.loads(line)
-    identify.cache_clear()
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            if arguments[0] == "identify":
-                status = run_safely(lambda: print(identify(*arguments[1:]).folder))
-            else:
-                status = main(arguments)
+            status = do(json.loads(line))
         except BaseException:
             traceback.print_exc()
             status = 1
     print(json.dumps([status, out.getvalue(), err.getvalue()]), file=answers, flush=True)
+"""
+"""A `sep` command, or `identify NAME KIND`: the model's folder and its two hashes are its output.
+
+Without arguments it does what each line of its standard input says, and tries again at once.
 """
 
 
@@ -64,7 +65,6 @@ class Finished:
     status: int
     out: str
     err: str
-    seconds: float
 
 
 def hub_environment(endpoint: str, home: Path, **settings: str) -> dict[str, str]:
@@ -81,37 +81,18 @@ def hub_environment(endpoint: str, home: Path, **settings: str) -> dict[str, str
     return kept | own | settings
 
 
+def start_sep(environment: Mapping[str, str], *arguments: str, **options: Any) -> subprocess.Popen:
+    """Begin a command in a new process."""
+    program = [sys.executable, "-c", _SEP, *arguments]
+    return subprocess.Popen(program, env=environment, text=True, **options)
+
+
 def run_sep(environment: Mapping[str, str], *arguments: str, **options: Any) -> Finished:
-    """Run one `sep` command in a new process."""
-    return _run(_SEP, environment, arguments, options)
-
-
-def run_identify(environment: Mapping[str, str], *arguments: str, **options: Any) -> Finished:
-    """Find and fetch a model in a new process: the folder and the two hashes are its output."""
-    return _run(_IDENTIFY, environment, arguments, options)
-
-
-def start_identify(environment: Mapping[str, str], name: str, **options: Any) -> subprocess.Popen:
-    """The same, without waiting for its end."""
-    return subprocess.Popen(
-        [sys.executable, "-c", _IDENTIFY, name], env=environment, text=True, **options
-    )
-
-
-def _run(
-    program: str, environment: Mapping[str, str], arguments: tuple[str, ...], options: dict
-) -> Finished:
-    started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-        **options,
-    )
-    return Finished(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
+    """Run a command in a new process."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = start_sep(environment, *arguments, **pipes, **options)
+    out, err = process.communicate(timeout=180)
+    return Finished(process.returncode, out, err)
 
 
 class SepWorker:
@@ -121,22 +102,20 @@ class SepWorker:
         self._environment = environment
         self._process: subprocess.Popen | None = None
 
-    def __call__(self, *arguments: str, limit: float = 180) -> Finished:
-        """Run a command; `identify NAME KIND` is one as well. Fails after `limit` seconds."""
+    def __call__(self, *arguments: str) -> Finished:
+        """Run a command; fails where it takes minutes."""
         if self._process is None:
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-            command = [sys.executable, "-c", _WORKER]
-            self._process = subprocess.Popen(command, env=self._environment, **pipes)
-        inlet: Any = self._process.stdin
-        outlet: Any = self._process.stdout
-        started = time.monotonic()
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            self._process = start_sep(self._environment, **pipes)
+        inlet, outlet = self._process.stdin, self._process.stdout
+        assert inlet
+        assert outlet
         inlet.write(json.dumps(arguments) + "\n")
         inlet.flush()
-        if not select.select([outlet], [], [], limit)[0]:
+        if not select.select([outlet], [], [], 180)[0]:
             self.close()
-            raise TimeoutError(f"sep {' '.join(arguments)} took more than {limit:g} s")
-        status, out, err = json.loads(outlet.readline())
-        return Finished(status, out, err, time.monotonic() - started)
+            raise TimeoutError(f"sep {' '.join(arguments)} hangs")
+        return Finished(*json.loads(outlet.readline()))
 
     def close(self) -> None:
         """End the process; a later command begins another."""

@@ -12,7 +12,6 @@ another host. Failures can be switched on for every path that matches a pattern:
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import hashlib
 import json
@@ -77,26 +76,14 @@ class _File:
     def large(self) -> bool:
         return self.path.endswith(LARGE)
 
-    @property
-    def etag(self) -> str:
-        return self.sha256 if self.large else self.git_id
-
-    def listed(self) -> dict[str, Any]:
-        """As the tree lists it."""
-        entry: dict[str, Any] = {"type": "file", "path": self.path, "size": len(self.data)}
-        if self.large:
-            entry["lfs"] = {"oid": self.sha256, "size": len(self.data), "pointerSize": 130}
-        return {**entry, "oid": self.git_id}
-
-    def sibling(self, metadata: bool) -> dict[str, Any]:
-        """As a repository's page lists it."""
-        if not metadata:
-            return {"rfilename": self.path}
-        entry = {"rfilename": self.path, "size": len(self.data), "blobId": self.git_id}
-        if self.large:
-            lfs = {"sha256": self.sha256, "size": len(self.data), "pointerSize": 130}
-            return {**entry, "lfs": lfs}
-        return entry
+    def listed(self, *, page: bool = False) -> dict[str, Any]:
+        """As the tree lists it, or a repository's page, which says the same in other words."""
+        size = {"size": len(self.data)}
+        lfs = {"sha256" if page else "oid": self.sha256, **size, "pointerSize": 130}
+        named = {"rfilename": self.path, "blobId": self.git_id}
+        if not page:
+            named = {"type": "file", "path": self.path, "oid": self.git_id}
+        return {**named, **size, **({"lfs": lfs} if self.large else {})}
 
 
 @dataclass(frozen=True)
@@ -128,44 +115,29 @@ class StandInHub:
         self.lock = threading.Lock()
         self.released = threading.Event()
         """Set when answers that wait or stall are to end."""
-        self._servers: list[_Server] = []
-        self._ports = [0, 0]
+        self._servers = [_Server(("127.0.0.1", 0), _Handler) for _ in range(2)]
 
     def __enter__(self) -> StandInHub:
-        self.start()
+        for server in self._servers:
+            server.hub = self
+            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        """Listen, on the same ports as before if it was stopped in between."""
-        self.released.clear()
-        for i, port in enumerate(self._ports):
-            server = _Server(("127.0.0.1", port), _Handler)
-            server.hub = self
-            self._ports[i] = server.server_address[1]
-            self._servers.append(server)
-            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-
-    def stop(self) -> None:
-        """Go away: connections are cut, and new ones refused."""
         self.released.set()
         for server in self._servers:
             server.shutdown()
             server.server_close()
-            server.cut_connections()
-        self._servers.clear()
 
     @property
     def url(self) -> str:
         """What HF_ENDPOINT is to say."""
-        return f"http://127.0.0.1:{self._ports[0]}"
+        return f"http://127.0.0.1:{self._servers[0].server_address[1]}"
 
     @property
     def storage_url(self) -> str:
         """Where large files are fetched: another host than the hub, for those who go by names."""
-        return f"http://localhost:{self._ports[1]}"
+        return f"http://localhost:{self._servers[1].server_address[1]}"
 
     def add(self, name: str, folder: Path, kind: str = "models", *, gated: bool = False) -> str:
         """Serve one more repository from now on; its name."""
@@ -213,24 +185,6 @@ class _Server(ThreadingHTTPServer):
     allow_reuse_address = True
     block_on_close = False
     hub: StandInHub
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._open: set[socket.socket] = set()
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._open.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self._open.discard(request)
-        super().shutdown_request(request)
-
-    def cut_connections(self) -> None:
-        """Cut the connections that clients keep open for later requests."""
-        for request in list(self._open):
-            with contextlib.suppress(OSError):
-                request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is no news."""
@@ -313,20 +267,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(getattr(self, method)(repository, "/".join(rest[2:])))
 
     def _page(self, repository: _Repository, _: str) -> dict[str, Any]:
-        metadata = "blobs" in parse_qs(urlsplit(self.path).query)
         return {
             "_id": "0" * 24,
             "id": repository.name,
             "sha": repository.commit,
             "private": False,
             "gated": "auto" if repository.gated else False,
-            "disabled": False,
-            "downloads": 0,
-            "likes": 0,
-            "tags": [],
-            "lastModified": "2026-01-01T00:00:00.000Z",
-            "createdAt": "2026-01-01T00:00:00.000Z",
-            "siblings": [file.sibling(metadata) for file in repository.files.values()],
+            "siblings": [file.listed(page=True) for file in repository.files.values()],
         }
 
     def _tree(self, repository: _Repository, inside: str) -> list[dict[str, Any]]:
@@ -362,13 +309,13 @@ class _Handler(BaseHTTPRequestHandler):
         elif file is None:
             self._error(404, **{"X-Error-Code": "EntryNotFound"}, **commit)
         elif file.large:
-            self.send_response(302)
-            self.send_header("Location", f"{self.server.hub.storage_url}/storage/{file.sha256}")
-            self.send_header("X-Linked-Etag", f'"{file.sha256}"')
-            self.send_header("X-Linked-Size", str(len(file.data)))
-            self.send_header("X-Repo-Commit", repository.commit)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self._head(
+                302,
+                0,
+                **commit,
+                Location=f"{self.server.hub.storage_url}/storage/{file.sha256}",
+                **{"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(len(file.data))},
+            )
         else:
             self._send_file(file, **commit)
 
@@ -382,15 +329,10 @@ class _Handler(BaseHTTPRequestHandler):
             if start >= whole:
                 self._error(416, **{"Content-Range": f"bytes */{whole}"})
                 return
-        self.send_response(206 if asked else 200)
-        if asked:
-            self.send_header("Content-Range", f"bytes {start}-{whole - 1}/{whole}")
-        self.send_header("ETag", f'"{file.etag}"')
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(whole - start))
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
+        spans = {"Content-Range": f"bytes {start}-{whole - 1}/{whole}"} if asked else {}
+        etag = f'"{file.sha256 if file.large else file.git_id}"'
+        also = {"ETag": etag, "Accept-Ranges": "bytes", **spans, **headers}
+        self._head(206 if asked else 200, whole - start, **also)
         if self.command == "HEAD":
             return
         limits = (n for n in (fault.drop_after, fault.stall_after) if n is not None)
@@ -406,22 +348,20 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
 
-    def _json(self, value: Any) -> None:
-        body = json.dumps(value).encode() if self._fault.body is None else self._fault.body
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
+    def _json(self, value: Any, status: int = 200, **headers: str) -> None:
+        body = json.dumps(value).encode()
+        if status == 200 and self._fault.body is not None:
+            body = self._fault.body
+        self._head(status, len(body), **{"Content-Type": "application/json"}, **headers)
         if self.command != "HEAD":
             self.wfile.write(body)
 
     def _error(self, status: int, **headers: str) -> None:
-        body = json.dumps({"error": headers.get("X-Error-Message", f"status {status}")}).encode()
+        said = headers.get("X-Error-Message", f"status {status}")
+        self._json({"error": said}, status, **headers)
+
+    def _head(self, status: int, length: int, **headers: str) -> None:
         self.send_response(status)
-        for name, value in headers.items():
+        for name, value in {**headers, "Content-Length": str(length)}.items():
             self.send_header(name, value)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)

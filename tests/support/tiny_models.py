@@ -34,7 +34,12 @@ def byte_tokenizer(special: Sequence[str] = (END, THINK, END_THINK), **kwargs: A
 
 
 def save_language_model(
-    architecture: str, folder: Path, *, seed: int = 0, tokenizer: Any = None
+    architecture: str,
+    folder: Path,
+    *,
+    seed: int = 0,
+    tokenizer: Any = None,
+    context: int | None = None,
 ) -> Path:
     """Save a random causal language model of three layers and its tokenizer, else a byte one."""
     import torch
@@ -43,40 +48,29 @@ def save_language_model(
     tokenizer = tokenizer or byte_tokenizer(eos_token=END)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(_config(architecture, len(tokenizer)))
+        model = AutoModelForCausalLM.from_config(
+            _config(architecture, len(tokenizer), context or CONTEXT)
+        )
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.eos_token_id
     return _save(model, tokenizer, folder)
 
 
-def _config(architecture: str, vocabulary: int) -> Any:
+def _config(architecture: str, vocabulary: int, context: int) -> Any:
     from transformers import Gemma2Config, GPT2Config, LlamaConfig, Qwen3Config
 
-    common = {
-        "vocab_size": vocabulary,
-        "initializer_range": 0.3,
-        "bos_token_id": None,
-        "eos_token_id": 0,
-        "pad_token_id": 0,
-    }
+    ends = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": 0}
+    common = {"vocab_size": vocabulary, "initializer_range": 0.3, **ends}
     if architecture == "gpt2":
-        return GPT2Config(n_embd=WIDTH, n_layer=N_LAYERS, n_head=4, n_positions=CONTEXT, **common)
+        return GPT2Config(n_embd=WIDTH, n_layer=N_LAYERS, n_head=4, n_positions=context, **common)
     common |= {
-        "hidden_size": WIDTH,
-        "intermediate_size": 48,
-        "num_hidden_layers": N_LAYERS,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "max_position_embeddings": CONTEXT,
-        "tie_word_embeddings": True,
-    }
-    if architecture == "llama":
-        return LlamaConfig(**common)
-    if architecture == "qwen3":
-        return Qwen3Config(**common)
-    # Short enough for every prompt to outgrow it.
-    return Gemma2Config(sliding_window=SLIDING_WINDOW, query_pre_attn_scalar=8, **common)
+        "hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": N_LAYERS,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+        "max_position_embeddings": context, "tie_word_embeddings": True,
+    }  # fmt: skip
+    if architecture == "gemma2":  # its window is short enough for every prompt to outgrow it
+        return Gemma2Config(sliding_window=SLIDING_WINDOW, query_pre_attn_scalar=8, **common)
+    return {"llama": LlamaConfig, "qwen3": Qwen3Config}[architecture](**common)
 
 
 def random_model(*, layers: int = 4, vocabulary: int = 2000, context: int = 512) -> Any:
@@ -86,23 +80,14 @@ def random_model(*, layers: int = 4, vocabulary: int = 2000, context: int = 512)
     from helpers.models.loading import LanguageModel, ModelIdentity
 
     config = Qwen3Config(
-        vocab_size=vocabulary,
-        hidden_size=64,
-        intermediate_size=192,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=context,
-        tie_word_embeddings=True,
-        initializer_range=0.3,
-    )
+        vocab_size=vocabulary, hidden_size=64, intermediate_size=192, num_hidden_layers=layers,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16, max_position_embeddings=context,
+        tie_word_embeddings=True, initializer_range=0.3,
+    )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config).eval()
+    tokenizer, ends = byte_tokenizer(eos_token=END), frozenset[int]()
     identity = ModelIdentity("random", Path(), "", "")
-    tokenizer = byte_tokenizer(eos_token=END)
-    return LanguageModel(
-        identity, model, tokenizer, "cpu", layers, 64, context, frozenset(), pad_id=0
-    )
+    return LanguageModel(identity, model, tokenizer, "cpu", layers, 64, context, ends, pad_id=0)
 
 
 def save_classifier(folder: Path, labels: Sequence[str] = LABELS, *, seed: int = 0) -> Path:
@@ -114,23 +99,11 @@ def save_classifier(folder: Path, labels: Sequence[str] = LABELS, *, seed: int =
     import torch
     from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
 
-    special = ("[PAD]", "[CLS]", "[SEP]")
-    tokenizer = byte_tokenizer(special, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]")
-    _join_pairs(tokenizer)
+    tokenizer, sizes = _pair_tokenizer()
     config = DebertaV2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=128,
-        type_vocab_size=2,
-        relative_attention=True,
-        pos_att_type=["p2c", "c2p"],
-        initializer_range=0.25,
-        pad_token_id=0,
-        num_labels=3,
-    )
+        type_vocab_size=2, relative_attention=True, pos_att_type=["p2c", "c2p"], pad_token_id=0,
+        num_labels=3, **sizes,
+    )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = DebertaV2ForSequenceClassification(config)
@@ -151,13 +124,22 @@ def save_classifier(folder: Path, labels: Sequence[str] = LABELS, *, seed: int =
     return _save(model, tokenizer, folder)
 
 
-def _join_pairs(tokenizer: Any) -> None:
+def _pair_tokenizer() -> tuple[Any, dict[str, Any]]:
+    """A tokenizer that joins pairs of texts, and the sizes of the models that read them."""
     from tokenizers import processors
 
-    ids = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("[CLS]", "[SEP]")]
+    special = ("[PAD]", "[CLS]", "[SEP]")
+    tokenizer = byte_tokenizer(special, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]")
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ids
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
     )
+    return tokenizer, {
+        "vocab_size": len(tokenizer), "hidden_size": WIDTH, "intermediate_size": 48,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 128,
+        "initializer_range": 0.25,
+    }  # fmt: skip
 
 
 def save_sentence_encoder(folder: Path, *, seed: int = 0) -> Path:
@@ -171,18 +153,8 @@ def save_sentence_encoder(folder: Path, *, seed: int = 0) -> Path:
     from sentence_transformers.models import Pooling, Transformer
     from transformers import BertConfig, BertModel
 
-    special = ("[PAD]", "[CLS]", "[SEP]")
-    tokenizer = byte_tokenizer(special, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]")
-    _join_pairs(tokenizer)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=128,
-        initializer_range=0.25,
-    )
+    tokenizer, sizes = _pair_tokenizer()
+    config = BertConfig(**sizes)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         base = _save(BertModel(config), tokenizer, folder.with_name(folder.name + "-base"))

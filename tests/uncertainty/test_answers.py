@@ -75,12 +75,8 @@ def test_texts_longer_than_a_machine_word_and_texts_without_words():
     assert lexical_similarity(["", "  ", "?!"]) == 0
     assert lexical_similarity(["", "four"]) == 1
     assert lexical_similarity(["ДВА", "два"]) == 0
-
-
-def test_one_answer_makes_no_pair_and_is_said_to_be_undefined():
     with pytest.raises(ValueError, match="1 answers make no pair"):
         lexical_similarity(["four"])
-    assert score_question(Answers(("four",)))["lexical_similarity"] is None
 
 
 def test_likelihood_of_the_most_likely_answer():
@@ -137,14 +133,8 @@ def test_p_true_becomes_the_probability_of_being_wrong():
         (lambda: noncontradiction(np.zeros((0, 2, 3))), r"expected \[N, 2, 3\]"),
         (lambda: semantic_density(TEXTS[:3], LIKELIHOODS, GREEDY_JUDGED), "above zero"),
         (lambda: semantic_density(TEXTS[:3], [-1.0] * 3, GREEDY_JUDGED), "3 texts, 3 log"),
-        (
-            lambda: Answers(("a", "b"), judgements=np.zeros((2, 3, 3))),
-            r"judgements: shape \(2, 3, 3\), expected \(2, 2, 3\) for 2 answers",
-        ),
-        (
-            lambda: Answers(("a", "b"), greedy_judgements=np.zeros((3, 2, 3))),
-            r"greedy_judgements: shape \(3, 2, 3\)",
-        ),
+        (lambda: Answers(("a", "b"), judgements=np.zeros((2, 3, 3))), r"expected \(2, 2, 3\)"),
+        (lambda: Answers(("a", "b"), greedy_judgements=np.zeros((3, 2, 3))), "greedy_judgements: "),
         (lambda: Answers(("a", "b"), gram=np.zeros(2)), r"gram: shape \(2,\), expected \(2, 2\)"),
     ],
 )

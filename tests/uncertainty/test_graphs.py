@@ -103,15 +103,6 @@ def test_spectral_estimators_are_those_of_the_generalised_eigenproblem(judged):
         assert eccentricity(judged) ** 2 == pytest.approx(expected**2, abs=1e-5)
 
 
-def test_an_eigenvalue_at_the_edge_is_not_kept():
-    judged = blocks([0, 1])
-    # Of two answers the second eigenvalue is 2w/(1 + w): exactly 0.9 for w = 9/11.
-    judged[0, 1] = judged[1, 0] = (2 / 11, 0, 9 / 11)
-    assert eccentricity(judged) == 0
-    judged[0, 1] = judged[1, 0] = (2 / 11 + 1e-6, 0, 9 / 11 - 1e-6)
-    assert eccentricity(judged) == pytest.approx(1)
-
-
 @given(judgements())
 def test_kernel_is_the_matrix_exponential(judged):
     n = len(judged)

@@ -24,7 +24,7 @@ from helpers.generation.option_logprobs import (
 )
 from helpers.generation.records import GREEDY, Sample
 from helpers.generation.samples import SampledAnswers
-from helpers.models.loading import LanguageModel, identify, load_language_model
+from helpers.models.loading import LanguageModel, load_language_model
 from helpers.progress import silent_progress
 from helpers.store.cache import Store
 from helpers.studies.registry import make_config
@@ -58,13 +58,6 @@ def models(tmp_path_factory) -> dict[str, LanguageModel]:
     byte_tokenizer(eos_token=END, chat_template="not chosen yet").save_pretrained(chat)
     found = {name: load_language_model(str(path), device="cpu") for name, path in paths.items()}
     return found | {"chat": load_language_model(str(chat), device="cpu")}
-
-
-@pytest.fixture
-def store(tmp_path):
-    store = Store(tmp_path / "cache")
-    yield store
-    store.close()
 
 
 def alone(lm: LanguageModel, prompt: tuple[int, ...]) -> np.ndarray:
@@ -158,15 +151,12 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing(models, monkeypatch)
         hook.remove()
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_logits_are_made_at_one_place_of_each_prompt(models, architecture, monkeypatch):
-    lm, prompts = models[architecture], alike(9, 20, 25)
+def test_logits_are_made_at_one_place_of_each_prompt(models, monkeypatch):
+    lm, prompts = models["gemma2"], alike(9, 20, 25)
     head, made = lm.model.get_output_embeddings(), []
     hook = head.register_forward_hook(lambda module, given, out: made.append(tuple(out.shape)))
-    try:
-        found = next_log_probs(lm, prompts, (5, 6), PromptCounts())
-    finally:
-        hook.remove()
+    found = next_log_probs(lm, prompts, (5, 6), PromptCounts())
+    hook.remove()
     vocabulary = lm.model.config.vocab_size
     assert made == [(1, 1, vocabulary), (9, 1, vocabulary)]  # the common prefix, all the rests
     assert not head._forward_pre_hooks
@@ -174,6 +164,10 @@ def test_logits_are_made_at_one_place_of_each_prompt(models, architecture, monke
     monkeypatch.setattr(lm.model, "get_output_embeddings", lambda: None)
     again = next_log_probs(lm, prompts, (5, 6), PromptCounts())
     np.testing.assert_allclose(again, found, rtol=0, atol=1e-4)
+    hook = head.register_forward_hook(lambda module, given, out: out * torch.nan)
+    with pytest.raises(UserError, match=r"NaN logits; try --dtype float32"):
+        next_log_probs(lm, prompts, (5, 6), PromptCounts())
+    hook.remove()
 
 
 def test_what_a_model_does_to_its_logits_is_done(models):
@@ -201,16 +195,6 @@ def test_what_a_model_does_to_its_logits_is_done(models):
         assert np.abs(found[0] - found[1]).max() > 0.1, config.__name__
 
 
-def test_logits_that_are_not_finite_are_an_error(models):
-    lm = models["llama"]
-    hook = lm.model.lm_head.register_forward_hook(lambda module, given, out: out * torch.nan)
-    try:
-        with pytest.raises(UserError, match=r"NaN logits; try --dtype float32"):
-            next_log_probs(lm, alike(3, 2, 5), (5, 6), PromptCounts())
-    finally:
-        hook.remove()
-
-
 # The stage
 
 ROWS = [  # question, split, samples, most likely answer, whether that is right
@@ -224,19 +208,13 @@ ROWS = [  # question, split, samples, most likely answer, whether that is right
     ("6+1?", "test", ["7", "8", "9", "7"], "9", False),
 ]
 # What the model is shown, written out; the samples' distinct texts are listed once.
+LISTED = [
+    "4\n5\n4 apples", "6", "2\n3\n7", "0\nnone", "4", "4\n5\nx", "7", "7\n8\n9",
+]  # fmt: skip
 BLOCKS = [
-    f"Question: {question}\nSome suggested answers:\n{listed}\nProposed answer: {proposed}\n"
+    f"Question: {row[0]}\nSome suggested answers:\n{listed}\nProposed answer: {row[3]}\n"
     "Is the proposed answer:\nA) True\nB) False\nThe proposed answer is:"
-    for question, listed, proposed in [
-        ("2+2?", "4\n5\n4 apples", "4"),
-        ("3+2?", "6", "6"),
-        ("1+1?", "2\n3\n7", "2"),
-        ("9-9?", "0\nnone", "0"),
-        ("5-1, and then twice?", "4", "8"),
-        ("8-3?", "4\n5\nx", "4"),
-        ("7?", "7", "7"),
-        ("6+1?", "7\n8\n9", "9"),
-    ]
+    for row, listed in zip(ROWS, LISTED, strict=True)
 ]
 
 
@@ -301,7 +279,6 @@ def test_a_chat_model_meets_it_in_its_template_without_thinking(models, store, r
     lm, gap = models["chat"], CHATS[reply]
     template = CHAT.replace("REPLY", reply)
     byte_tokenizer(eos_token=END, chat_template=template).save_pretrained(lm.identity.folder)
-    identify.cache_clear()
     config = config_of(lm, chat=True, thinking=True)
     found = ask_p_true(config, sampled(), GRADES, store, silent_progress(), shots=1)
     expected, _ = by_hand(lm, [f"<|user|>{block}\n<|model|>{gap}" for block in BLOCKS])
@@ -360,65 +337,43 @@ def test_a_killed_run_asks_only_what_is_missing(models, store, tmp_path, monkeyp
     other.close()
 
 
-def test_what_does_not_fit_is_said(models, store):
-    config = config_of(models["gpt2"])
+def test_what_does_not_fit_or_was_not_graded_is_said(models, store):
+    def ask(rows: list[tuple], graded: list[Grade | None]) -> Any:
+        config = config_of(models["gpt2"])
+        return ask_p_true(config, sampled(rows), graded, store, silent_progress())
+
     long = ("why? " * 200, "test", ["4"] * 4, "4", True)
-    rows = [*ROWS, long]
-    found = ask_p_true(config, sampled(rows), [*GRADES, None], store, silent_progress())
+    found = ask([*ROWS, long], [*GRADES, None])
     assert found.too_long == ("q8",)
-    assert np.isnan(found.zero_shot[8])
-    assert np.isnan(found.few_shot[8])
+    assert np.isnan([found.zero_shot[8], found.few_shot[8]]).all()
     assert np.isfinite(found.zero_shot[:8]).all()
     assert 1 <= found.n_shots < 5  # five are to be had, and a context of 700 bytes has no room
 
-    rows = [*ROWS, ("why? " * 100, *long[1:])]
-    found = ask_p_true(config, sampled(rows), [*GRADES, None], store, silent_progress())
-    assert found.too_long == ()
+    found = ask([*ROWS, ("why? " * 100, *long[1:])], [*GRADES, None])
+    assert (found.too_long, found.n_shots) == ((), 0)
     assert np.isnan(found.few_shot).all()
-    assert found.n_shots == 0
-    assert found.undefined == {
-        "few_shot": "the context of 700 tokens has no room for a solved example beside the "
-        "longest question"
-    }
-    found = ask_p_true(config, sampled([long] * 2), [None] * 2, store, silent_progress())
+    assert "no room for a solved example" in found.undefined["few_shot"]
+    found = ask([long] * 2, [None] * 2)
     assert found.undefined["zero_shot"] == "every prompt is longer than the context"
     assert found.too_long == ("q0", "q1")
 
-
-def test_every_few_shot_prompt_fits(models, store, monkeypatch):
-    lengths: list[int] = []
-    plain = option_logprobs.option_log_probs
-
-    def watch(lm, prompts, *given):
-        lengths.extend(map(len, prompts))
-        return plain(lm, prompts, *given)
-
-    monkeypatch.setattr(p_true, "option_log_probs", watch)
-    found = ask_p_true(config_of(models["gpt2"]), sampled(), GRADES, store, silent_progress())
-    assert CONTEXT - 200 < max(lengths) <= CONTEXT
-    assert np.isfinite(found.few_shot).sum() == 8 - found.n_shots
-
-
-def test_without_graded_training_answers_there_is_no_few_shot(models, store):
-    ungraded = [None if row[1] == "train" else g for row, g in zip(ROWS, GRADES, strict=True)]
-    found = ask_p_true(config_of(models["gpt2"]), sampled(), ungraded, store, silent_progress())
+    found = ask(
+        ROWS, [None if row[1] == "train" else g for row, g in zip(ROWS, GRADES, strict=True)]
+    )
     reason = "no training question has a graded most likely answer"
     assert found.undefined == {"few_shot": reason}
     assert np.isnan(found.few_shot).all()
     assert np.isfinite(found.zero_shot).all()
 
 
-def test_a_tokenizer_that_cannot_tell_a_from_b_leaves_it_undefined(models, store, tmp_path):
+def test_a_tokenizer_that_cannot_tell_a_from_b_leaves_it_undefined(store, tmp_path):
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Whitespace
     from transformers import PreTrainedTokenizerFast
 
-    folder = save_language_model("llama", tmp_path / "words")
-    backend = Tokenizer(WordLevel({"<unk>": 0, "Question": 1, "answer": 2}, unk_token="<unk>"))
-    backend.pre_tokenizer = Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>").save_pretrained(folder)
-    identify.cache_clear()
+    words = Tokenizer(WordLevel({"<unk>": 0, "Question": 1, "answer": 2}, unk_token="<unk>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
+    folder = save_language_model("llama", tmp_path / "words", tokenizer=tokenizer)
     config = make_config(model=str(folder), device="cpu")
     found = ask_p_true(config, sampled(), GRADES, store, silent_progress())
     assert set(found.undefined) == {"zero_shot", "few_shot"}

@@ -1,6 +1,6 @@
 """Our estimators against numbers that other packages gave for the same answers and verdicts.
 
-tests/support/record_peers.py ran the packages on seeded questions and recorded what they gave.
+tests/support.peer_questions.py ran the packages on seeded questions and recorded what they gave.
 Where their formula is ours, our estimator gives their number; where it is not, what they do
 differently is a function below, and our estimator on top of it gives their number.
 """
@@ -36,7 +36,7 @@ from helpers.uncertainty import (
     semantic_entropy_kuhn,
     semantic_entropy_rao,
 )
-from support.record_peers import RECORDED, Question, make_curves, make_questions
+from support.peer_questions import RECORDED, Question, make_curves, make_questions
 
 SEP, NATURE, KUHN = "semantic-entropy-probes", "semantic_uncertainty", "kuhn"
 POLYGRAPH, UQLM = "lm-polygraph", "uqlm"

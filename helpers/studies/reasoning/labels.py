@@ -9,7 +9,7 @@ import numpy as np
 
 from helpers.data.answers import answer_key
 from helpers.evaluation.scores import best_split_threshold
-from helpers.meanings.grouping import choose_judge, group_by_meaning
+from helpers.meanings.judges import choose_judge, group_by_meaning
 from helpers.progress import Progress
 from helpers.store.cache import Store
 from helpers.studies.reasoning.config import ReasoningConfig

@@ -12,7 +12,7 @@ app = marimo.App(width="medium", app_title="Uncertainty signals of reasoning mod
 with app.setup:
     import marimo as mo
 
-    from helpers.app import controls, notebook, plan, report
+    from helpers.app import notebook, plan, report
     from helpers.studies import registry
     from helpers.studies.reasoning import views
     from helpers.studies.semantic_entropy import views as entropy_views
@@ -70,7 +70,7 @@ def _(config):
 
 @app.cell
 def _(config):
-    preset = controls.preset_choice(config)
+    preset = notebook.preset_choice(config)
     preset
     return (preset,)
 
@@ -78,7 +78,7 @@ def _(config):
 @app.cell
 def _(config, preset):
     shown = registry.with_preset(config, preset.value)
-    fields = controls.config_fields(shown)
+    fields = notebook.config_fields(shown)
     fields
     return fields, shown
 
@@ -86,7 +86,7 @@ def _(config, preset):
 @app.cell
 def _(fields, shown):
     with problems_explained():
-        drafted = controls.draft(fields.value, shown)
+        drafted = notebook.draft(fields.value, shown)
     return (drafted,)
 
 
@@ -99,7 +99,7 @@ def _(drafted, get_page):
 
 @app.cell
 def _(drafted, get_page, set_page):
-    work_button = controls.work_button(drafted, get_page(), set_page)
+    work_button = notebook.work_button(drafted, get_page(), set_page)
     work_button
     return (work_button,)
 
@@ -118,7 +118,7 @@ def _(get_page, set_page, tick):
 
 @app.cell
 def _(get_page, set_page):
-    stored = controls.run_choice(get_page(), set_page)
+    stored = notebook.run_choice(get_page(), set_page)
     stored
     return (stored,)
 

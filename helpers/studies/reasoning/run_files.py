@@ -17,7 +17,7 @@ from helpers.evaluation.records import as_plain, from_plain
 from helpers.probes.probe import Sweep
 from helpers.probes.store import load_probe, save_probe
 from helpers.store.files import write_json
-from helpers.store.run_folder import ASSESSMENT, read_manifest, write_parquet
+from helpers.store.run_folder import ASSESSMENT, or_none, read_manifest, write_parquet
 from helpers.studies.reasoning.config import ReasoningConfig
 from helpers.studies.reasoning.labels import StudyMeanings, ValidRuns, table_columns
 from helpers.studies.reasoning.records import (
@@ -109,8 +109,8 @@ def write_study_scores(folder: Path, runs: Runs, meanings: StudyMeanings, table:
         "accuracy": [float(np.nanmean(c)) if (~np.isnan(c)).any() else None for c in known],
         "semantic_entropy_final": [each.final_entropy for each in kept],
         "semantic_entropy_answer": [each.whole_entropy for each in kept],
-        "high_semantic_entropy": _known(table.high[at]),
-        "high_semantic_entropy_median": _known(table.high_median[at]),
+        "high_semantic_entropy": or_none(table.high[at]),
+        "high_semantic_entropy_median": or_none(table.high_median[at]),
     }
     write_parquet(folder / "questions_scored.parquet", columns)
 
@@ -120,7 +120,7 @@ def write_table(folder: Path, table: RunTable) -> None:
     import pyarrow as pa
 
     columns = {
-        name: _known(values) if values.dtype.kind == "f" else values.tolist()
+        name: or_none(values) if values.dtype.kind == "f" else values.tolist()
         for name, values in table_columns(table).items()
     }
     floats = [n for n, v in table_columns(table).items() if v.dtype.kind == "f"]
@@ -239,7 +239,3 @@ def _check_model(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
             f"{folder} mixes models: probes/{name}.json is of the model {theirs}, manifest.json "
             f"of {ours}; {REPEAT}"
         )
-
-
-def _known(values: np.ndarray) -> list[float | None]:
-    return [None if np.isnan(v) else float(v) for v in values]

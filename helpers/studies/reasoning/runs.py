@@ -14,7 +14,7 @@ from helpers.data.questions import Question, load_questions
 from helpers.errors import UserError
 from helpers.generation.records import Prompt, Sample
 from helpers.generation.samples import answer_questions
-from helpers.hidden_states.positions import think_end_id
+from helpers.hidden_states.capture import think_end_id
 from helpers.models.loading import identify, load_tokenizer
 from helpers.progress import Progress, silent_progress
 from helpers.store.cache import Store

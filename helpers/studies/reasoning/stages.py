@@ -104,9 +104,8 @@ def probe_stage(job: Job, run: StudyRun) -> Done:
     probes = train_study_probes(run.table, run.traced, progress=job.progress)
     write_study_probes(run.folder, run.config, job.recorder.hashes, probes)
     predictions = predict_study(probes, run.table, run.traced)
-    return Done(
-        replace(run, probes=probes, predictions=predictions), {"probes": len(probes.probes)}
-    )
+    counts = {"probes": len(probes.probes), "probes_undefined": probes.undefined}
+    return Done(replace(run, probes=probes, predictions=predictions), counts)
 
 
 def evaluation_stage(job: Job, run: StudyRun) -> Done:

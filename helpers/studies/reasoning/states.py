@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from helpers.hidden_states.capture import ForcedTokens
-from helpers.hidden_states.positions import think_end_id
+from helpers.hidden_states.capture import ForcedTokens, think_end_id
 from helpers.hidden_states.stored import BY_PROMPT, read_hidden_states, read_token_entropies
 from helpers.models.forwards import TokenSequence
 from helpers.models.loading import identify, load_tokenizer

@@ -25,10 +25,9 @@ from helpers.evaluation.scores import wilson_interval
 from helpers.generation.records import GREEDY, Decoding, Request, Sample
 from helpers.generation.samples import answer_questions, make_prompts
 from helpers.generation.sampling import generate
-from helpers.hidden_states.capture import capture, capture_tokens
-from helpers.hidden_states.positions import find_place
+from helpers.hidden_states.capture import capture, capture_tokens, find_place
 from helpers.hidden_states.stored import open_hidden_states
-from helpers.meanings.grouping import choose_judge
+from helpers.meanings.judges import choose_judge
 from helpers.models.forwards import TRACING, TokenSequence
 from helpers.models.loading import LanguageModel, ModelIdentity, load_language_model, set_threads
 from helpers.models.tokens import token_texts

@@ -12,17 +12,16 @@ from helpers.config import RunConfig
 from helpers.generation.records import rounded
 from helpers.generation.samples import SampledAnswers
 from helpers.hidden_states.capture import capture
-from helpers.hidden_states.pieces import (
+from helpers.hidden_states.stored import (
     Advance,
     Arrays,
     Pieces,
     cut_evenly,
+    read_token_entropies,
     store_missing,
     stored_arrays,
 )
-from helpers.hidden_states.stored import read_token_entropies
-from helpers.meanings.grouping import nli_judge_of
-from helpers.meanings.judges import judge_all_pairs
+from helpers.meanings.judges import judge_all_pairs, nli_judge_of
 from helpers.models.forwards import Backend, TokenSequence
 from helpers.models.loading import LanguageModel, identify, load_language_model
 from helpers.progress import Progress
@@ -230,6 +229,7 @@ def estimate(
             "p_true_shots_asked": config.p_true_shots,
             "p_true_shots": p_true.n_shots,
             "p_true_shots_dropped": p_true.shots_dropped,
+            "p_true_shots_lacking": config.p_true_shots - p_true.n_shots - p_true.shots_dropped,
             "p_true_too_long": len(p_true.too_long),
             "p_true_few_shot_too_long": p_true.few_shot_too_long,
         }

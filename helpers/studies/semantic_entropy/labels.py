@@ -13,8 +13,7 @@ from helpers.data.questions import Question
 from helpers.evaluation.scores import best_split_threshold
 from helpers.generation.records import Sample
 from helpers.generation.samples import SampledAnswers
-from helpers.meanings.grouping import choose_judge, group_by_meaning
-from helpers.meanings.judges import JudgeCounts
+from helpers.meanings.judges import JudgeCounts, choose_judge, group_by_meaning
 from helpers.probes.training import Targets
 from helpers.progress import Progress
 from helpers.store.cache import Store

@@ -18,8 +18,7 @@ from helpers.config import RunConfig
 from helpers.data.answers import Grade, answer_key, grade
 from helpers.data.questions import Generation, load_generations
 from helpers.evaluation.scores import Score, correlation, evaluate_classifier
-from helpers.meanings.grouping import choose_judge, group_by_meaning, nli_judge_of
-from helpers.meanings.judges import judge_all_pairs
+from helpers.meanings.judges import choose_judge, group_by_meaning, judge_all_pairs, nli_judge_of
 from helpers.progress import Progress, terminal_progress
 from helpers.store.cache import Store, content_key
 from helpers.store.files import file_hash, write_bytes, write_json

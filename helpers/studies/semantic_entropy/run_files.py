@@ -21,7 +21,7 @@ from helpers.hidden_states.stored import HiddenStates, open_hidden_states
 from helpers.probes.store import save_probe
 from helpers.probes.training import Targets, TrainedProbes
 from helpers.store.files import DamagedEntry, read_arrays, write_arrays, write_json
-from helpers.store.run_folder import ASSESSMENT, _known, read_manifest, write_parquet
+from helpers.store.run_folder import ASSESSMENT, or_none, read_manifest, write_parquet
 from helpers.studies.registry import check_study, stored_config
 from helpers.studies.semantic_entropy.assessment import Assessment
 from helpers.studies.semantic_entropy.config import STUDY_NAME, SemanticEntropyConfig
@@ -91,9 +91,9 @@ def write_scores(
             for grades in meanings.grades
         ],
         "greedy_status": [g.status if g else None for g in meanings.greedy_grades],
-        **{name: _known(values) for name, values in uncertainty.items()},
-        "high_semantic_entropy": _known(targets.high),
-        **{f"probe_{name}": _known(values) for name, values in (predicted or {}).items()},
+        **{name: or_none(values) for name, values in uncertainty.items()},
+        "high_semantic_entropy": or_none(targets.high),
+        **{f"probe_{name}": or_none(values) for name, values in (predicted or {}).items()},
     }
     write_parquet(folder / "questions_scored.parquet", columns)
 

@@ -39,12 +39,12 @@ def sample_stage(job: Job, run: Run) -> Done:
     """Sample the answers, and write questions.parquet."""
     questions = choose_questions(job.config)
     answers = answer_questions(job.config, questions, job.store, job.progress)
+    counts = sample_counts(answers)
     answers = with_full_entropies(job.config, answers, job.store, job.progress)
     write_questions(run.folder, answers)
     if answers.generated or "backend" not in job.recorder.manifest:
         job.recorder.manifest["backend"] = answers.backend
-    work = {"generated": answers.generated}
-    return Done(replace(run, answers=answers), sample_counts(answers), work)
+    return Done(replace(run, answers=answers), counts, {"generated": answers.generated})
 
 
 def meaning_stage(job: Job, run: Run) -> Done:
@@ -88,9 +88,9 @@ def probe_stage(job: Job, run: Run) -> Done:
     """Train the probes, and write probes/."""
     trained = train_probes(job.config, run.states, run.targets, job.store, job.progress)
     write_probes(run.folder, job.config, job.recorder.hashes, trained)
-    return Done(
-        replace(run, trained=trained), {"probes": len(trained.probes) + len(trained.hybrids)}
-    )
+    made = len(trained.probes) + len(trained.hybrids)
+    counts = {"probes": made, "probes_undefined": trained.undefined}
+    return Done(replace(run, trained=trained), counts)
 
 
 def evaluation_stage(job: Job, run: Run) -> Done:

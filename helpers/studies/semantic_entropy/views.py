@@ -24,7 +24,6 @@ from helpers.studies.semantic_entropy.records import Run
 from helpers.uncertainty import ESTIMATORS
 from helpers.views import charts
 from helpers.views.html import (
-    _cut,
     folded,
     html_table,
     paragraph,
@@ -33,7 +32,7 @@ from helpers.views.html import (
     score_cell,
     signed,
 )
-from helpers.views.style import METRIC_NAMES
+from helpers.views.style import METRIC_NAMES, cut
 
 # --- text for a terminal -------------------------------------------------------------------------
 
@@ -194,7 +193,7 @@ def questions_table(questions: Sequence[Question], shown: int = 5) -> str:
     ]
     return html_table(
         ("question", "reference answer", "split"),
-        [(q.question, q.final_answer or _cut(q.answer), q.split) for q in questions[:shown]],
+        [(q.question, q.final_answer or cut(q.answer, 160), q.split) for q in questions[:shown]],
         f"{len(questions):,} questions ({', '.join(counts)}); the first {shown} are shown",
     )
 
@@ -203,7 +202,7 @@ def answers_table(answers: SampledAnswers, shown: int = 3, each: int = 4) -> str
     """The first questions with their most likely answer and a few samples."""
     rows = [
         (
-            _cut(question.question, 120),
+            cut(question.question, 120),
             greedy.text.strip(),
             "\n".join(f"· {sample.text.strip()}" for sample in samples[:each]),
         )
@@ -362,7 +361,7 @@ def browser_rows(run: Run) -> list[dict[str, Any]]:
     return [
         {
             "row": i,
-            "question": _cut(run.answers.questions[i].question, 110),
+            "question": cut(run.answers.questions[i].question, 110),
             "semantic entropy": round(float(entropy[i]), 3),
             "predicted": round(float(predicted["semantic_entropy"][i]), 3)
             if "semantic_entropy" in predicted

@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.analysis_table import file
-from helpers.analysis_table.file import AnalysisTable, read_details, read_narrow
-from helpers.analysis_table.umap import UmapMap
+from helpers.analysis_table.file import AnalysisTable, UmapMap, read_details, read_narrow
 from helpers.data.answers import answer_key
 from helpers.data.questions import Question
 from helpers.probes.probe import LinearProbe

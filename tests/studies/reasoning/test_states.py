@@ -14,7 +14,7 @@ from helpers.data.questions import lab_questions
 from helpers.generation.records import Decoding, Request
 from helpers.generation.samples import encode_prompts, prompt_texts
 from helpers.generation.sampling import generate
-from helpers.hidden_states.positions import think_end_id
+from helpers.hidden_states.capture import think_end_id
 from helpers.hidden_states.stored import open_hidden_states
 from helpers.models.loading import identify, load_language_model, load_tokenizer
 from helpers.progress import silent_progress
