@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from helpers.errors import UserError
 from helpers.evaluation.metric_cards import METRIC_CARDS, MetricCard
-from helpers.uncertainty import (
+from helpers.uncertainty.entropies import Estimator
+from helpers.uncertainty.estimators import (
     ESTIMATORS,
     PACKAGES,
-    Estimator,
     choose_estimators,
     did_you_mean,
     plain_name,

@@ -25,7 +25,7 @@ import numpy as np
 from helpers.generation.records import GREEDY
 from helpers.meanings.judges import NliJudge
 from helpers.models.loading import LAB_FOLDER
-from helpers.uncertainty import semantic_entropy
+from helpers.uncertainty.entropies import semantic_entropy
 from tests.benchmarks.harness import NotEqual, busy_warning, fix_threads, machine, require
 from tests.benchmarks.model_stages import DECODING, Asked, ask, group, lab_model, sample
 

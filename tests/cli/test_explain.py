@@ -30,7 +30,8 @@ from helpers.studies.semantic_entropy.compare import compare
 from helpers.studies.semantic_entropy.config import POSITIONS
 from helpers.studies.semantic_entropy.what_if import as_stored, regroup
 from helpers.studies.semantic_entropy.what_if_views import r_squared, temperature_runs
-from helpers.uncertainty import ESTIMATORS, Answers, score_question
+from helpers.uncertainty.entropies import Answers
+from helpers.uncertainty.estimators import ESTIMATORS, score_question
 from support.made_up_runs import made_up_run
 
 

@@ -18,7 +18,7 @@ from helpers.config import RunConfig
 from helpers.studies.registry import make_config
 from helpers.studies.semantic_entropy.commands import ANALYSIS_COMMANDS
 from helpers.studies.semantic_entropy.study import STUDY
-from helpers.uncertainty import ESTIMATORS
+from helpers.uncertainty.estimators import ESTIMATORS
 from support.run_folders import TINY, as_flags, assert_same_run
 
 SHARED_FLAGS = {

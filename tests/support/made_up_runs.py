@@ -14,7 +14,8 @@ from helpers.generation.samples import SampledAnswers
 from helpers.meanings.clustering import by_founder, by_text, mutual_entailment, verdicts
 from helpers.studies.semantic_entropy.labels import Meanings, make_targets
 from helpers.studies.semantic_entropy.run_files import StoredRun
-from helpers.uncertainty import Answers, score_question
+from helpers.uncertainty.entropies import Answers
+from helpers.uncertainty.estimators import score_question
 
 WORDS = ("{}", "{} apples", "there are {} apples", "about {} apples")
 

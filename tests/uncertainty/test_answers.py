@@ -13,17 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.uncertainty import (
-    ESTIMATORS,
+from helpers.uncertainty.entropies import (
     Answers,
     lexical_similarity,
     noncontradiction,
     p_false,
     perplexity,
-    score_question,
     semantic_density,
     sequence_nll,
 )
+from helpers.uncertainty.estimators import ESTIMATORS, score_question
 
 TEXTS = ("four", "five", "four", "4")
 LIKELIHOODS = (0.5, 0.25, 0.5, 0.8)

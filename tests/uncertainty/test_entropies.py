@@ -15,23 +15,25 @@ from hypothesis import strategies as st
 
 from helpers.errors import UserError
 from helpers.meanings.clustering import cluster_naive
-from helpers.uncertainty import (
-    ESTIMATORS,
+from helpers.uncertainty.entropies import (
     REQUIREMENTS,
     Answers,
-    choose_estimators,
     lexical_entropy,
     mean_token_entropy,
-    missing_needs,
     n_meanings,
     predictive_entropy,
     predictive_entropy_normalised,
-    score_question,
     semantic_entropy,
     semantic_entropy_cluster_mean,
     semantic_entropy_cmean,
     semantic_entropy_kuhn,
     semantic_entropy_rao,
+)
+from helpers.uncertainty.estimators import (
+    ESTIMATORS,
+    choose_estimators,
+    missing_needs,
+    score_question,
 )
 
 IDS = st.lists(st.integers(0, 6), min_size=1, max_size=25)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import eigh, expm
 
-from helpers.uncertainty import (
+from helpers.uncertainty.entropies import (
     degree,
     eccentricity,
     eigenscore,

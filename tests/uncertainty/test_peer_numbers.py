@@ -26,7 +26,7 @@ from helpers.meanings.clustering import (
     nothing_contradicts,
     verdicts,
 )
-from helpers.uncertainty import (
+from helpers.uncertainty.entropies import (
     n_meanings,
     predictive_entropy,
     predictive_entropy_normalised,

@@ -15,7 +15,7 @@ from helpers.store.cache import Store
 from helpers.studies.reasoning.config import ReasoningConfig
 from helpers.studies.reasoning.records import ReasoningRun, RunTable
 from helpers.studies.reasoning.runs import Runs, kept_questions, thinking_entropy
-from helpers.uncertainty import semantic_entropy
+from helpers.uncertainty.entropies import semantic_entropy
 
 # --- meanings ------------------------------------------------------------------------------------
 

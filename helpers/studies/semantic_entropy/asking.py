@@ -43,7 +43,7 @@ from helpers.studies.semantic_entropy.estimation import with_full_entropies
 from helpers.studies.semantic_entropy.labels import find_meanings, validation_texts
 from helpers.studies.semantic_entropy.open_run import AnyRun
 from helpers.studies.semantic_entropy.run_files import StoredRun
-from helpers.uncertainty import semantic_entropy
+from helpers.uncertainty.entropies import semantic_entropy
 
 # --- the probes' predictions ---------------------------------------------------------------------
 

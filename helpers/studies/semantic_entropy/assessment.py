@@ -45,7 +45,7 @@ from helpers.probes.tripwires import (
     shuffled_scores_tripwire,
 )
 from helpers.progress import Progress
-from helpers.uncertainty import ESTIMATORS
+from helpers.uncertainty.estimators import ESTIMATORS
 
 SHARES = ("semantic_entropy_soft", "semantic_entropy_soft_prompt")
 """Probes that learn semantic entropy as a share of ln K."""

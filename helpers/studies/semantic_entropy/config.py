@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from helpers.config import Preset, RunConfig, execution_field
-from helpers.uncertainty import ESTIMATORS, choose_estimators
+from helpers.uncertainty.estimators import ESTIMATORS, choose_estimators
 
 STUDY_NAME = "semantic-entropy"
 ANALYSES = ("curves", "audit")

@@ -28,9 +28,9 @@ from helpers.progress import Progress
 from helpers.store.cache import Store, content_key
 from helpers.studies.semantic_entropy.config import SemanticEntropyConfig
 from helpers.studies.semantic_entropy.labels import Meanings
-from helpers.uncertainty import (
+from helpers.uncertainty.entropies import Answers
+from helpers.uncertainty.estimators import (
     ESTIMATORS,
-    Answers,
     choose_estimators,
     missing_needs,
     score_question,

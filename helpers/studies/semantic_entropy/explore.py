@@ -23,7 +23,7 @@ from helpers.models.tokens import Decode, decoder
 from helpers.studies.semantic_entropy.analyses.audit import LINKS, broken_triples, distinct_texts
 from helpers.studies.semantic_entropy.open_run import AnyRun
 from helpers.studies.semantic_entropy.run_files import StoredRun
-from helpers.uncertainty import ESTIMATORS
+from helpers.uncertainty.estimators import ESTIMATORS
 from helpers.views.html import (
     LINE,
     MOST_IN_ALL,

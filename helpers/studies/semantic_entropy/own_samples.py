@@ -23,7 +23,8 @@ from helpers.progress import Progress, terminal_progress
 from helpers.store.cache import Store, content_key
 from helpers.store.files import file_hash, write_bytes, write_json
 from helpers.store.run_folder import package_versions, write_manifest, write_parquet
-from helpers.uncertainty import ESTIMATORS, Answers, missing_needs, score_question
+from helpers.uncertainty.entropies import Answers
+from helpers.uncertainty.estimators import ESTIMATORS, missing_needs, score_question
 from helpers.views.html import reasons, score_cell
 
 

@@ -26,7 +26,7 @@ from helpers.studies.registry import check_study, stored_config
 from helpers.studies.semantic_entropy.assessment import Assessment
 from helpers.studies.semantic_entropy.config import STUDY_NAME, SemanticEntropyConfig
 from helpers.studies.semantic_entropy.labels import Meanings, make_targets
-from helpers.uncertainty import ESTIMATORS
+from helpers.uncertainty.estimators import ESTIMATORS
 
 ANSWER_ORDER = "premise, hypothesis: the samples in their order, then the most likely answer"
 JUDGEMENTS, LABELS = "judgements.safetensors", "contradiction_neutral_entailment"

@@ -21,7 +21,7 @@ from helpers.studies.semantic_entropy.analyses.figures import maps_on_test
 from helpers.studies.semantic_entropy.assessment import INPUT_LAYER, LENGTH, Assessment
 from helpers.studies.semantic_entropy.labels import Meanings, wrong_answers
 from helpers.studies.semantic_entropy.records import Run
-from helpers.uncertainty import ESTIMATORS
+from helpers.uncertainty.estimators import ESTIMATORS
 from helpers.views import charts
 from helpers.views.html import (
     folded,

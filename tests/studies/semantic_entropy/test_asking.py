@@ -47,7 +47,7 @@ from helpers.studies.semantic_entropy.asking import (
 from helpers.studies.semantic_entropy.labels import find_meanings
 from helpers.studies.semantic_entropy.open_run import open_run
 from helpers.studies.semantic_entropy.run_files import StoredRun, read_run
-from helpers.uncertainty import semantic_entropy
+from helpers.uncertainty.entropies import semantic_entropy
 from support.tiny_models import END, byte_tokenizer, save_language_model
 
 ASKED = "Ada has 3 apples. Then Ben picks 4 more apples for Ada. How many apples does Ada have?"

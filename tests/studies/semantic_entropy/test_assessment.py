@@ -28,7 +28,8 @@ from helpers.studies.semantic_entropy.assessment import (
     lexical_estimators,
 )
 from helpers.studies.semantic_entropy.labels import Meanings, make_targets
-from helpers.uncertainty import ESTIMATORS, Answers, score_question
+from helpers.uncertainty.entropies import Answers
+from helpers.uncertainty.estimators import ESTIMATORS, score_question
 
 N, K, LAYERS, WIDTH = 240, 6, 3, 8
 SPLITS = np.resize(np.repeat(["train", "validation", "test"], [5, 2, 3]), N)

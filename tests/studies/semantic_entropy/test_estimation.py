@@ -14,7 +14,8 @@ from helpers.store.cache import Store
 from helpers.studies.registry import make_config
 from helpers.studies.semantic_entropy.estimation import NOT_ASKED, Uncertainty, estimate
 from helpers.studies.semantic_entropy.labels import Meanings, find_meanings
-from helpers.uncertainty import ESTIMATORS, degree, perplexity
+from helpers.uncertainty.entropies import degree, perplexity
+from helpers.uncertainty.estimators import ESTIMATORS
 
 OPTIONS = {"limit": 20, "k": 3, "max_new_tokens": 10, "threads": 1}
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.cli.main import main
-from helpers.uncertainty import ESTIMATORS
+from helpers.uncertainty.estimators import ESTIMATORS
 
 LN2, LN10 = math.log(2), math.log(10)
 

@@ -57,7 +57,7 @@ from helpers.studies.semantic_entropy.what_if_views import (
     temperature_runs,
     temperature_table,
 )
-from helpers.uncertainty import semantic_entropy
+from helpers.uncertainty.entropies import semantic_entropy
 from support.made_up_runs import assemble, made_up_run
 from support.planted_runs import planted
 

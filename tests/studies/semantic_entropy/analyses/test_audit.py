@@ -39,8 +39,12 @@ from helpers.studies.semantic_entropy.analyses.audit import (
     mean_score,
 )
 from helpers.studies.semantic_entropy.run_files import read_run
-from helpers.uncertainty import lexical_entropy, n_meanings, semantic_entropy
-from helpers.uncertainty.entropies import semantic_entropies
+from helpers.uncertainty.entropies import (
+    lexical_entropy,
+    n_meanings,
+    semantic_entropies,
+    semantic_entropy,
+)
 from support.made_up_runs import assemble, made_up_run
 
 QUICK = {"n_boot": 200, "n_perm": 200}

@@ -25,7 +25,7 @@ from helpers.studies.semantic_entropy.analyses.sample_budget import (
     subset_scores,
     unit_costs,
 )
-from helpers.uncertainty import semantic_entropy
+from helpers.uncertainty.entropies import semantic_entropy
 from support.made_up_runs import made_up_run
 
 LETTERS = "abcd"
